@@ -1,0 +1,132 @@
+"""FeatureTrack: one modality's features on the file's clock, and how it is cut, saved and read.
+
+    track = FeatureTrack.from_rate(values, spec)     # values (T, d); row t covers t/rate .. (t+1)/rate seconds
+    track.slice(1.0, 2.5).coverage(1.0, 2.5)         # share of that interval that was really observed, 0..1
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data.errors import InputError
+from data.spec import FeatureSpec
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureTrack:
+    """A sequence of feature rows with times.
+
+    Parameters
+    ----------
+    values : float32 [shape=(T, d)], finite; 0 where not valid.
+    start_s, end_s : float64 [shape=(T,)], seconds on the file's clock, ``start_s`` non-decreasing, ``end_s >= start_s``.
+    valid : bool [shape=(T,)], False where nothing was observed.
+    spec : what the columns are and what made them; ``spec.dim == d``.
+    reason : why the track is empty or wholly invalid (``no_audio``, ``no_face``, ``no_speech`` …), else None.
+
+    Raises
+    ------
+    ValueError : shapes disagree, a value is NaN or infinite, or times run backwards.
+    """
+
+    values: np.ndarray
+    start_s: np.ndarray
+    end_s: np.ndarray
+    valid: np.ndarray
+    spec: FeatureSpec
+    reason: str | None = None
+
+    def __post_init__(self) -> None:
+        valid = np.ascontiguousarray(self.valid, dtype=bool)
+        values = np.array(self.values, dtype=np.float32, order="C")
+        n_steps = len(valid)
+        if values.shape != (n_steps, self.spec.dim):
+            raise ValueError(f"Expected values of shape {(n_steps, self.spec.dim)} but got {values.shape}")
+        values[~valid] = 0.0
+        if not np.isfinite(values).all():
+            raise ValueError(f"Expected finite {self.spec.modality} values but got NaN or infinity")
+        start_s = np.ascontiguousarray(self.start_s, dtype=np.float64)
+        end_s = np.ascontiguousarray(self.end_s, dtype=np.float64)
+        if start_s.shape != (n_steps,) or end_s.shape != (n_steps,):
+            raise ValueError(f"Expected times of shape {(n_steps,)} but got {start_s.shape} and {end_s.shape}")
+        if (np.diff(start_s) < 0).any() or (end_s < start_s).any():
+            raise ValueError("Expected non-decreasing start_s and end_s >= start_s")
+        for name, array in (("values", values), ("start_s", start_s), ("end_s", end_s), ("valid", valid)):
+            object.__setattr__(self, name, array)
+
+    @classmethod
+    def empty(cls, spec: FeatureSpec, reason: str) -> FeatureTrack:
+        """A track without rows, for a modality that is absent."""
+        none = np.zeros(0)
+        return cls(np.zeros((0, spec.dim), np.float32), none, none, none.astype(bool), spec, reason)
+
+    @classmethod
+    def from_rate(
+        cls, values: np.ndarray, spec: FeatureSpec, valid: np.ndarray | None = None, reason: str | None = None
+    ) -> FeatureTrack:
+        """A track of regular steps at ``spec.rate_hz``: row t covers ``[t/rate, (t+1)/rate)`` seconds."""
+        if spec.rate_hz is None:
+            raise ValueError("Expected a spec with a rate_hz")
+        edges = np.arange(len(values) + 1) / spec.rate_hz
+        if valid is None:
+            valid = np.ones(len(values), dtype=bool)
+        return cls(values, edges[:-1], edges[1:], valid, spec, reason)
+
+    def __len__(self) -> int:
+        return len(self.valid)
+
+    @property
+    def observed(self) -> bool:
+        """Whether any step was observed at all."""
+        return bool(self.valid.any())
+
+    def slice(self, start_s: float, end_s: float) -> FeatureTrack:
+        """The steps whose middle lies in ``[start_s, end_s)``; times stay on the file's clock."""
+        middle = (self.start_s + self.end_s) / 2
+        keep = (middle >= start_s) & (middle < end_s)
+        return FeatureTrack(
+            self.values[keep], self.start_s[keep], self.end_s[keep], self.valid[keep], self.spec, self.reason
+        )
+
+    def coverage(self, start_s: float, end_s: float) -> float:
+        """Share of ``[start_s, end_s]`` that valid steps cover, 0..1; overlapping steps count once."""
+        if end_s <= start_s:
+            return 0.0
+        covered, reached = 0.0, start_s
+        for begin, end in zip(self.start_s[self.valid], self.end_s[self.valid], strict=True):
+            begin, end = max(begin, reached), min(end, end_s)
+            if end > begin:
+                covered += end - begin
+                reached = end
+        return min(1.0, covered / (end_s - start_s))
+
+    def save(self, stem: Path) -> None:
+        """Write ``<stem>.safetensors`` (values, start_s, end_s, valid) and ``<stem>.json`` (spec, reason)."""
+        from safetensors.numpy import save_file
+
+        save_file(
+            {"values": self.values, "start_s": self.start_s, "end_s": self.end_s, "valid": self.valid},
+            stem.with_name(stem.name + ".safetensors"),
+        )
+        record = {"spec": self.spec.to_dict(), "fingerprint": self.spec.fingerprint(), "reason": self.reason}
+        stem.with_name(stem.name + ".json").write_text(json.dumps(record, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, stem: Path) -> FeatureTrack:
+        """Read what :meth:`save` wrote. Raises InputError if either file is missing or damaged."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            record = json.loads(stem.with_name(stem.name + ".json").read_text())
+            arrays = load_file(stem.with_name(stem.name + ".safetensors"))
+            spec = FeatureSpec.from_dict(record["spec"])
+            return cls(
+                arrays["values"], arrays["start_s"], arrays["end_s"], arrays["valid"], spec, record.get("reason")
+            )
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise InputError(f"Expected a saved feature track at {stem} but it cannot be read: {error}.") from error
