@@ -1,6 +1,6 @@
 """Label sets: names in a fixed order, and conversion between names and 0/1 vectors.
 
-    LabelSet(EMOTIONS).encode(["fear"])      # array([0, 0, 1, 0, 0, 0], dtype=float32)
+LabelSet(EMOTIONS).encode(["fear"])      # array([0, 0, 1, 0, 0, 0], dtype=float32)
 """
 
 from __future__ import annotations

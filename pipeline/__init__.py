@@ -1,0 +1,1 @@
+"""What a person runs: settings, one video, prediction, timeline, command line."""

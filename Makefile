@@ -1,0 +1,55 @@
+# make demo             set everything up, then label a clip with a face and a voice
+# make demo CLIP=my.mp4 the same with your own file
+# make test             set everything up and run the tests
+# make check            lint, types, and the rules about which room may import which
+#
+# Needs Python 3.11 and pip; everything else goes into $(VENV) and the user cache.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+HEADLESS_OPENCV := opencv-contrib-python-headless
+
+export CLIP
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Two cores do the work of two: nested thread pools only get in each other's way.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: setup demo test check format clean
+
+setup: $(READY)
+
+# Debian without python3-venv has no ensurepip: then pip itself is put into a bare environment.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+	  || { echo "lamb: expected Python 3.11 but $(PYTHON) is $$($(PYTHON) --version 2>&1); set PYTHON=/path/to/python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv --clear $(VENV) >/dev/null 2>&1 \
+	  || { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@# The OpenCV that mediapipe depends on links against libGL; where that is missing, its twin without windows goes over it.
+	@$(BIN)/python -c 'import cv2' 2>/dev/null \
+	  || $(BIN)/python -m pip install --quiet --force-reinstall --no-deps -c constraints.txt $(HEADLESS_OPENCV)
+	$(BIN)/lamb weights fetch
+	@touch $@
+
+demo: $(READY)
+	@if [ -z "$$CLIP" ]; then CLIP="$$($(BIN)/lamb demo --output demo)" || exit; fi; \
+	  $(BIN)/lamb predict -- "$$CLIP"
+
+test: $(READY)
+	$(BIN)/python -m pytest -n auto
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) demo build dist

@@ -1,0 +1,75 @@
+"""Extraction alone: one folder per file with its tracks, words and a description.
+
+extract_file(Path("clip.mp4"), Extractors(settings), OutputFolder(Path("features")))
+# features/clip.mp4.1a2b3c4d/{text,audio,visual,blendshapes}.{safetensors,json} and clip.json
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from data.errors import InputError
+from pipeline.events import Notify, ignore
+from pipeline.predict import OutputFolder, to_json
+from pipeline.video import Analysis, Extractors
+
+
+def extract_file(path: Path, extractors: Extractors, folder: OutputFolder, notify: Notify = ignore) -> Path:
+    """Extract one file and return the folder written; an earlier result for the same content is replaced whole.
+
+    Raises LambError (see ``Extractors.analyse``); InputError (output_unwritable).
+    """
+    analysis = extractors.analyse(path, notify)
+    target = folder.free(path, analysis.sha256, "")
+    partial = Path(tempfile.mkdtemp(dir=folder.folder, prefix=".partial-"))
+    try:
+        _write(analysis, path, partial)
+        if target.exists():
+            if not _is_ours(target):
+                raise InputError(
+                    f"Expected {str(target)!r} to be free or an earlier result but it is something else.",
+                    code="output_unwritable",
+                )
+            shutil.rmtree(target)
+        partial.chmod(0o755)
+        partial.rename(target)
+    except OSError as error:
+        raise InputError(
+            f"Could not write {str(target)!r}: {error.strerror or error}.", code="output_unwritable"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def _is_ours(target: Path) -> bool:
+    try:
+        return json.loads((target / "clip.json").read_text(encoding="utf-8")).get("kind") == "lamb-features"
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _write(analysis: Analysis, path: Path, folder: Path) -> None:
+    for name, track in analysis.tracks.items():
+        track.save(folder / name)
+    if analysis.blendshapes is not None:
+        analysis.blendshapes.save(folder / "blendshapes")
+    for number, face in enumerate(analysis.faces):
+        face.save(folder / f"face{number}")
+    record = {
+        "schema": 1,
+        "kind": "lamb-features",
+        "file": str(path),
+        "sha256": analysis.sha256,
+        "duration_s": analysis.duration_s,
+        "outcome": analysis.outcome,
+        "reasons": list(analysis.reasons),
+        "words": [asdict(word) for word in analysis.words],
+        "utterances": [asdict(utterance) for utterance in analysis.utterances],
+        "features": {name: track.spec.fingerprint() for name, track in analysis.tracks.items()},
+    }
+    (folder / "clip.json").write_text(to_json(record) + "\n", encoding="utf-8")

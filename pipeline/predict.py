@@ -1,0 +1,192 @@
+"""Prediction: files in, one stable JSON-able record per file out (schema 1, docs/output.md).
+
+predictor = Predictor(load_checkpoint(None, "cpu"), Extractors(settings))
+record = predictor.predict_file(Path("clip.mp4"))        # never raises for a bad file: record["outcome"] says it
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.errors import InputError, LambError
+from pipeline.events import Event, Notify, ignore
+from pipeline.video import Analysis, Extractors
+
+SCHEMA = 1
+TIME_DIGITS, PROBABILITY_DIGITS = 3, 4
+_log = logging.getLogger(__name__)
+
+
+def starter_checkpoint() -> Path:
+    """The checkpoint that ships inside the package."""
+    import lamb
+
+    return Path(lamb.__file__).parent / "starter" / "starter"
+
+
+def load_checkpoint(path: Path | None, device: str) -> Any:
+    """Load ``path``, or the starter checkpoint. Raises CheckpointError."""
+    from lamb.checkpoint import Checkpoint
+
+    return Checkpoint.load(path or starter_checkpoint(), device)
+
+
+class Predictor:
+    """A checkpoint and the extractors it was trained on, ready for any number of files.
+
+    Raises SpecMismatch on construction if the extractors' features are not the checkpoint's.
+    """
+
+    def __init__(self, checkpoint: Any, extractors: Extractors) -> None:
+        self.checkpoint = checkpoint
+        self.extractors = extractors
+        for spec in extractors.specs.values():
+            checkpoint.check_spec(spec)
+
+    def checkpoint_record(self) -> dict[str, Any]:
+        """The document's ``checkpoint`` object."""
+        checkpoint = self.checkpoint
+        return {
+            "name": checkpoint.name,
+            "sha256": checkpoint.sha256,
+            "labels": list(checkpoint.label_set.names),
+            "thresholds": dict(zip(checkpoint.label_set.names, _rounded(checkpoint.thresholds), strict=True)),
+            "licence": checkpoint.licence,
+            "features": {name: spec.fingerprint() for name, spec in self.extractors.specs.items()},
+        }
+
+    def predict_file(self, path: Path, notify: Notify = ignore) -> dict[str, Any]:
+        """One element of the document's ``files``."""
+        try:
+            analysis = self.extractors.analyse(path, notify)
+            return self._record(path, analysis, notify)
+        except LambError as error:
+            return failed_record(path, error.code, str(error))
+        except Exception as error:  # a batch must survive a file that nobody foresaw; the traceback goes to the log
+            _log.exception("unexpected error in %r", str(path))
+            return failed_record(path, "internal", f"Unexpected {type(error).__name__}: {' '.join(str(error).split())}")
+
+    def _record(self, path: Path, analysis: Analysis, notify: Notify) -> dict[str, Any]:
+        probabilities = np.zeros((0, len(self.checkpoint.label_set)))
+        if analysis.clips:
+            probabilities = self.checkpoint.predict(analysis.clips)
+        utterances = [
+            {
+                "start_s": round(clip.start_s, TIME_DIGITS),
+                "end_s": round(clip.end_s, TIME_DIGITS),
+                "text": clip.text,
+                **self._scores(row),
+                "coverage": {name: round(clip.coverage(name), TIME_DIGITS) for name in ("text", "audio", "visual")},
+            }
+            for clip, row in zip(analysis.clips, probabilities, strict=True)
+        ]
+        notify(Event(path.name, "lamb", 1.0, f"{len(utterances)} utterances"))
+        return {
+            "file": str(path),
+            "sha256": analysis.sha256,
+            "duration_s": round(analysis.duration_s, TIME_DIGITS),
+            "outcome": analysis.outcome,
+            "reasons": list(analysis.reasons),
+            "error": None,
+            "utterances": utterances,
+            "overall": self._overall(analysis, probabilities),
+        }
+
+    def _overall(self, analysis: Analysis, probabilities: np.ndarray) -> dict[str, Any]:
+        """Mean over utterances weighted by duration; labels are those whose mean passes the threshold."""
+        if not len(probabilities):
+            return {"probabilities": {}, "labels": []}
+        weights = np.array([clip.end_s - clip.start_s for clip in analysis.clips])
+        return self._scores(np.average(probabilities, axis=0, weights=weights))
+
+    def _scores(self, row: np.ndarray) -> dict[str, Any]:
+        names = self.checkpoint.label_set.names
+        labels = [n for n, p, t in zip(names, row, self.checkpoint.thresholds, strict=True) if p >= t]
+        return {"probabilities": dict(zip(names, _rounded(row), strict=True)), "labels": labels}
+
+
+def _rounded(values: Any) -> list[float]:
+    return [round(float(value), PROBABILITY_DIGITS) for value in values]
+
+
+def failed_record(path: Path, code: str, message: str) -> dict[str, Any]:
+    """The record of a file that could not be used."""
+    return {
+        "file": str(path),
+        "sha256": None,
+        "duration_s": None,
+        "outcome": "failed",
+        "reasons": [],
+        "error": {"code": code, "message": message},
+        "utterances": [],
+        "overall": {"probabilities": {}, "labels": []},
+    }
+
+
+def document(
+    checkpoint: dict[str, Any] | None, files: list[dict[str, Any]], error: LambError | None = None
+) -> dict[str, Any]:
+    """The whole JSON document. ``error`` is set only when the command could not start at all."""
+    whole: dict[str, Any] = {"schema": SCHEMA, "checkpoint": checkpoint, "files": files}
+    if error is not None:
+        whole["error"] = {"code": error.code, "message": str(error)}
+    return whole
+
+
+def to_json(value: dict[str, Any], indent: int | None = 2) -> str:
+    """JSON text in UTF-8; a file name that is not valid UTF-8 is written with escapes instead of failing."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+class OutputFolder:
+    """A folder of results, one file per input; creates it, never overwrites what it did not write.
+
+    Raises InputError (output_unwritable) if the folder cannot be made or written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._used: set[Path] = set()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise InputError(
+                f"Expected a writable folder at {str(folder)!r} but {error.strerror or error}.",
+                code="output_unwritable",
+                remedy="Choose another --output.",
+            ) from error
+
+    def free(self, source: Path, identity: str | None, suffix: str) -> Path:
+        """A path in the folder for results of ``source``: its name and the first 8 digits of its content's sha256,
+        numbered when two inputs of this run would meet."""
+        name = "".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "_" for c in source.name)
+        name = name.encode("utf-8", "replace").decode().lstrip(".-") or "clip"
+        stem = f"{name[:100]}.{(identity or 'failed')[:8]}"
+        number, path = 1, self.folder / f"{stem}{suffix}"
+        while path in self._used:
+            number += 1
+            path = self.folder / f"{stem}-{number}{suffix}"
+        self._used.add(path)
+        return path
+
+    def write_text(self, path: Path, text: str) -> None:
+        """Publish by atomic rename. Raises InputError (output_unwritable)."""
+        try:
+            handle, partial = tempfile.mkstemp(dir=self.folder, prefix=".partial-")
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                stream.write(text)
+            os.replace(partial, path)
+        except OSError as error:
+            raise InputError(
+                f"Could not write {str(path)!r}: {error.strerror or error}.", code="output_unwritable"
+            ) from error

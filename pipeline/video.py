@@ -1,0 +1,262 @@
+"""One video: file in, three feature tracks and utterances out.
+
+    tools = Extractors(PipelineSettings())
+    analysis = tools.analyse(Path("clip.mp4"))
+    analysis.tracks["visual"], analysis.words, analysis.clips, analysis.reasons
+
+Missing modalities are reasons and masks, never exceptions; exceptions are files that cannot be used at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.clip import Clip, Word, words_to_text
+from data.errors import InputError, ToolError
+from data.spec import FeatureSpec, Modality
+from data.track import FeatureTrack
+from extractors.media import SPEECH_RATE_HZ, Audio, Limits, MediaInfo, decode_audio, probe, read_frames
+from extractors.weights import sha256_file
+from pipeline.events import Event, Notify, ignore
+from pipeline.settings import PipelineSettings
+from pipeline.utterances import Utterance, cut_utterances, mask_outside, speech_blocks
+
+TRUNCATED_S = 0.75  # declared length minus decoded length beyond which a file counts as cut short
+ENERGY_RATE_HZ = 25  # of the loudness curve that "--face speaker" compares mouths with
+BAD_AUDIO = ("audio_unreadable", "ffmpeg_timeout")
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything the extractors found in one file. Reasons are codes: no_audio, silence, no_speech, no_words, no_video,
+    no_face, truncated, audio_unreadable."""
+
+    info: MediaInfo
+    sha256: str
+    duration_s: float
+    words: tuple[Word, ...]
+    tracks: dict[Modality, FeatureTrack]
+    blendshapes: FeatureTrack | None
+    faces: tuple[FeatureTrack, ...]
+    utterances: tuple[Utterance, ...]
+    clips: tuple[Clip, ...]
+    reasons: tuple[str, ...]
+
+    @property
+    def outcome(self) -> str:
+        return "partial" if self.reasons else "ok"
+
+
+class Extractors:
+    """The three extractors with their weights, loaded once per process and used for any number of files."""
+
+    def __init__(self, settings: PipelineSettings) -> None:
+        self.settings = settings
+        self.limits = Limits(max_duration_s=settings.max_duration_s)
+
+    def prepare(self) -> None:
+        """Check what can be checked before the first file: device, weights, vectors. Raises LambError."""
+        from extractors.speech import ENGINES
+
+        _ = self.settings.compute_device
+        ENGINES.get(self.settings.asr_engine)
+        _ = self.vectors
+        self.face_settings.check_weights()
+
+    @cached_property
+    def vectors(self) -> Any:
+        from extractors.embedding import EmbeddingSettings, WordVectors
+
+        path = self.settings.vectors_path or self.settings.weights.get(self.settings.vectors)
+        return WordVectors.open(EmbeddingSettings(name=self.settings.vectors, path=path))
+
+    @cached_property
+    def face_settings(self) -> Any:
+        from extractors.facial import FaceSettings
+
+        return FaceSettings(
+            backend=self.settings.face_backend,
+            follow=self.settings.face,
+            landmarker_path=self.settings.weights.get("face-landmarker"),
+            emotions_path=self.settings.weights.get("facial-emotions"),
+        )
+
+    @cached_property
+    def speech_settings(self) -> Any:
+        from extractors.speech import SpeechSettings
+
+        return SpeechSettings(
+            engine=self.settings.asr_engine,
+            model=self.settings.asr_model,
+            model_dir=self.settings.asr_model_dir or self.settings.weights.get(f"whisper-{self.settings.asr_model}"),
+            language=self.settings.language,
+            threads=self.settings.threads,
+            device=self.settings.compute_device,
+        )
+
+    @cached_property
+    def specs(self) -> dict[Modality, FeatureSpec]:
+        """What the tracks of these settings will be, known before any file is read."""
+        from extractors.embedding import text_spec
+
+        from extractors.acoustic import acoustic_spec
+        from extractors.facial import facial_spec
+
+        return {
+            "text": text_spec(self.vectors),
+            "audio": acoustic_spec(),
+            "visual": facial_spec(self.settings.face_backend),
+        }
+
+    def analyse(self, path: Path, notify: Notify = ignore) -> Analysis:
+        """Extract all tracks of one file and cut it into clips.
+
+        Raises InputError (see ``extractors.media.probe``; ``no_content`` where nothing can be decoded at all) and
+        WeightsError.
+        """
+        name = path.name
+        info = probe(path, self.limits)
+        digest = sha256_file(info.path)
+        notify(Event(name, "probe", 1.0, f"{info.duration_s:.1f} s"))
+        reasons: list[str] = []
+        sound = self._listen(info, reasons, notify)
+        face = self._look(info, sound, reasons, notify)
+
+        tracks = {"text": sound.text, "audio": sound.audio, "visual": face.track}
+        seen_s = max((float(t.end_s[-1]) for t in (sound.audio, face.track) if len(t)), default=0.0)
+        if seen_s == 0.0:
+            raise InputError(
+                f"Expected sound or pictures but nothing in {str(path)!r} can be decoded.", code="no_content"
+            )
+        if info.duration_s - seen_s > TRUNCATED_S:
+            reasons.append("truncated")
+        utterances = cut_utterances(sound.segments, sound.words, face.track, self.settings)
+        clips = [self._clip(u, path, digest, tracks, sound.words) for u in utterances]
+        return Analysis(
+            info=info,
+            sha256=digest,
+            duration_s=info.duration_s or seen_s,
+            words=sound.words,
+            tracks=tracks,  # type: ignore[arg-type]
+            blendshapes=face.blendshapes,
+            faces=face.faces,
+            utterances=tuple(utterances),
+            clips=tuple(clip for clip in clips if any(t.observed for t in clip.tracks.values())),
+            reasons=tuple(reasons),
+        )
+
+    def _listen(self, info: MediaInfo, reasons: list[str], notify: Notify) -> _Sound:
+        """Words and acoustic columns of the whole file."""
+        empty = {name: self.specs[name] for name in ("text", "audio")}
+        if not info.has_audio:
+            reasons.append("no_audio")
+            return _Sound.absent(empty, "no_audio")
+        try:
+            with decode_audio(info, self.limits) as decoded:
+                if not len(decoded.native) or not len(decoded.speech_16k):
+                    reasons.append("no_audio")
+                    return _Sound.absent(empty, "no_audio")
+                return self._hear(info.path.name, decoded, reasons, notify)
+        except ToolError as error:
+            if error.code not in BAD_AUDIO:
+                raise
+            reasons.append(error.code)
+            return _Sound.absent(empty, error.code)
+
+    def _hear(self, name: str, decoded: Audio, reasons: list[str], notify: Notify) -> _Sound:
+        from extractors.embedding import embed
+
+        from extractors.acoustic import covarep_features
+        from extractors.speech import transcribe
+
+        transcript = transcribe(decoded.speech_16k, self.speech_settings, on_progress=_step(name, "speech", notify))
+        notify(Event(name, "speech", 1.0, f"{len(transcript.words)} words"))
+        text = embed(transcript.words, self.vectors)
+        # Global quantities (polarity, F0 range, residual scale) need the whole file; utterances are slices of it.
+        audio = covarep_features(decoded.native, decoded.native_rate_hz)
+        if audio.reason:
+            reasons.append(audio.reason)
+        elif not transcript.segments:
+            reasons.append("no_speech")
+        elif not transcript.words:
+            reasons.append("no_words")
+        blocks = speech_blocks(transcript.segments, transcript.words, self.settings.merge_gap_s)
+        audio = mask_outside(audio, blocks, self.settings.speech_margin_s)
+        notify(Event(name, "acoustic", 1.0, f"{len(audio)} steps"))
+        return _Sound(transcript.words, transcript.segments, text, audio, _loudness(decoded.speech_16k))
+
+    def _look(self, info: MediaInfo, sound: _Sound, reasons: list[str], notify: Notify) -> Any:
+        """Facial columns of the whole file."""
+        from extractors.facial import extract_faces
+
+        frames = iter(())
+        if info.has_video:
+            frames = read_frames(
+                info, max_rate_hz=self.settings.max_rate_hz, limits=self.limits, threads=self.settings.threads
+            )
+            total_s = max(info.duration_s, 1e-3)
+            report = _step(info.path.name, "facial", notify)
+            frames = _reporting(frames, lambda frame: report(min(0.99, frame.end_s / total_s)))
+        face = extract_faces(frames, self.face_settings, speech_energy=sound.loudness)
+        if not len(face.track):
+            reasons.append("no_video")
+        elif not face.track.observed:
+            reasons.append("no_face")
+        notify(Event(info.path.name, "facial", 1.0, f"{face.n_faces} face(s), {len(face.track)} frames"))
+        return face
+
+    def _clip(
+        self, utterance: Utterance, path: Path, digest: str, tracks: dict[str, FeatureTrack], words: tuple[Word, ...]
+    ) -> Clip:
+        start_s, end_s = utterance.start_s, utterance.end_s
+        inside = [w for w in words if start_s <= (w.start_s + w.end_s) / 2 < end_s]
+        return Clip(
+            id=f"{digest[:16]}:{start_s:.3f}-{end_s:.3f}",
+            source=str(path),
+            start_s=start_s,
+            end_s=end_s,
+            tracks={name: track.slice(start_s, end_s) for name, track in tracks.items()},  # type: ignore[misc]
+            text=words_to_text(inside),
+        )
+
+
+@dataclass(frozen=True)
+class _Sound:
+    """What was heard: words, voice activity, text and audio tracks, and the loudness curve (times_s, rms)."""
+
+    words: tuple[Word, ...]
+    segments: tuple[Any, ...]
+    text: FeatureTrack
+    audio: FeatureTrack
+    loudness: tuple[np.ndarray, np.ndarray] | None
+
+    @classmethod
+    def absent(cls, specs: dict[str, FeatureSpec], reason: str) -> _Sound:
+        text, audio = (FeatureTrack.empty(specs[name], reason) for name in ("text", "audio"))
+        return cls((), (), text, audio, None)
+
+
+def _loudness(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    hop = SPEECH_RATE_HZ // ENERGY_RATE_HZ
+    n_steps = len(samples) // hop
+    frames = np.asarray(samples[: n_steps * hop]).reshape(n_steps, hop)
+    return (np.arange(n_steps) + 0.5) / ENERGY_RATE_HZ, np.sqrt(np.mean(frames.astype(np.float32) ** 2, axis=1))
+
+
+def _step(name: str, stage: str, notify: Notify) -> Callable[[float], None]:
+    return lambda fraction: notify(Event(name, stage, min(fraction, 0.99)))
+
+
+def _reporting(frames: Any, report: Callable[[Any], None]) -> Any:
+    for frame in frames:
+        yield frame
+        report(frame)
+
+
+__all__ = ["Analysis", "Extractors"]

@@ -1,0 +1,1 @@
+"""Tests, by room: test_<what>.py; shared fixtures in conftest.py."""
