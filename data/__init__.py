@@ -8,11 +8,15 @@ values are float32; a step that observed nothing is ``valid = False`` with value
     track = FeatureTrack.from_rate(values, spec)          # values: (T, 2)
 """
 
-from data.clip import Clip, Word, words_to_text
-from data.errors import CheckpointError, InputError, LambError, MissingStream, SpecMismatch, ToolError, WeightsError
-from data.labels import EMOTIONS, LabelSet
-from data.spec import MODALITIES, FeatureSpec
-from data.track import FeatureTrack
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from data.clip import Clip, Word, words_to_text
+    from data.errors import CheckpointError, InputError, LambError, MissingStream, SpecMismatch, ToolError, WeightsError
+    from data.labels import EMOTIONS, LabelSet
+    from data.spec import MODALITIES, FeatureSpec
+    from data.track import FeatureTrack
 
 __all__ = [
     "EMOTIONS",
@@ -31,3 +35,27 @@ __all__ = [
     "Word",
     "words_to_text",
 ]
+
+_HOME = {
+    "data.clip": ("Clip", "Word", "words_to_text"),
+    "data.errors": (
+        "CheckpointError",
+        "InputError",
+        "LambError",
+        "MissingStream",
+        "SpecMismatch",
+        "ToolError",
+        "WeightsError",
+    ),
+    "data.labels": ("EMOTIONS", "LabelSet"),
+    "data.spec": ("MODALITIES", "FeatureSpec"),
+    "data.track": ("FeatureTrack",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Late, because numpy alone takes a third of the time in which `lamb --help` must answer.
+    for module, names in _HOME.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -277,19 +277,17 @@ def _decoded(info: MediaInfo, max_rate_hz: float, limits: Limits, threads: int) 
                 if time_s <= last_s or time_s < 0 or slot == last_slot:
                     continue
                 last_slot, last_s = slot, time_s
-                yield time_s, _upright_rgb(picture, limits)
+                yield time_s, _upright_rgb(picture, float(stream.sample_aspect_ratio or 1), limits)
 
 
-def _upright_rgb(picture: Any, limits: Limits) -> np.ndarray:
+def _upright_rgb(picture: Any, pixel_aspect: float, limits: Limits) -> np.ndarray:
     """An RGB array as a player shows it: square pixels, rotated, longer side ≤ ``limits.max_side``."""
     width, height = picture.width, picture.height
     if width * height > limits.max_pixels:
         raise InputError(
             f"Expected at most {limits.max_pixels} pixels a frame but got {width}×{height}.", code="frame_too_large"
         )
-    aspect = getattr(picture, "sample_aspect_ratio", None)
-    if aspect:
-        width = max(1, round(width * float(aspect)))
+    width = max(1, round(width * pixel_aspect))
     shrink = min(1.0, limits.max_side / max(width, height))
     size = max(2, round(width * shrink)), max(2, round(height * shrink))
     rgb = picture.reformat(width=size[0], height=size[1], format="rgb24").to_ndarray()
@@ -361,13 +359,12 @@ def decode_audio(info: MediaInfo, limits: Limits = Limits()) -> Iterator[Audio]:
     with tempfile.TemporaryDirectory(prefix="lamb-audio-") as folder:
         speech, native = Path(folder) / "speech.f32", Path(folder) / "native.f32"
         source = ffmpeg.input("file:" + str(info.path), **_input_options())
-        # Gaps become silence, and a late start is padded: sample 0 is the file's 0 s.
-        sound = (
-            source[str(info.audio_index)]
-            .filter("aresample", **{"async": 1, "first_pts": 0})
-            .filter_multi_output("asplit")
-        )
-        common = {"f": "f32le", "acodec": "pcm_f32le", "ac": 1, "t": limits.max_duration_s, "vn": None}
+        # Gaps become silence, and a late start is padded: sample 0 is the file's 0 s. ffmpeg's own downmix is not a mean
+        # (it keeps power, so a file would get louder the more channels it has); "<" scales the gains to sum to one.
+        channels = "+".join(f"c{channel}" for channel in range(max(1, info.audio_channels)))
+        sound = source[str(info.audio_index)].filter("aresample", **{"async": 1, "first_pts": 0})
+        sound = sound.filter("pan", f"mono|c0<{channels}").filter_multi_output("asplit")
+        common = {"f": "f32le", "acodec": "pcm_f32le", "t": limits.max_duration_s, "vn": None}
         graph = ffmpeg.merge_outputs(
             sound[0].output("file:" + str(speech), ar=SPEECH_RATE_HZ, **common),
             sound[1].output("file:" + str(native), ar=rate_hz, **common),

@@ -28,8 +28,11 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich help costs a quarter of a second at every start
 )
-weights_app = typer.Typer(help="The weight files that the extractors run on.", no_args_is_help=True)
+weights_app = typer.Typer(
+    help="The weight files that the extractors run on.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(weights_app, name="weights")
 
 
@@ -329,7 +332,6 @@ def weights_fetch(names: Names = None) -> None:
     Example: lamb weights fetch; lamb weights fetch glove-6b-300d
     """
     from extractors.embedding import DOWNLOADS, download_vectors
-
     from extractors.weights import CATALOGUE, fetch
 
     for name in names or CATALOGUE:

@@ -102,7 +102,7 @@ def _checkpoint() -> str:
     from pipeline.predict import load_checkpoint
 
     checkpoint = load_checkpoint(None, "cpu")
-    return f"{checkpoint.name}, sha256 {checkpoint.sha256[:12]}, {checkpoint.licence}"
+    return f"{checkpoint.provenance.get('name', 'unnamed')}, fingerprint {checkpoint.fingerprint()[:12]}, {checkpoint.licence}"
 
 
 def lines(report: dict[str, Any]) -> list[str]:

@@ -54,8 +54,8 @@ class Predictor:
         """The document's ``checkpoint`` object."""
         checkpoint = self.checkpoint
         return {
-            "name": checkpoint.name,
-            "sha256": checkpoint.sha256,
+            "name": checkpoint.provenance.get("name", "unnamed"),
+            "fingerprint": checkpoint.fingerprint(),
             "labels": list(checkpoint.label_set.names),
             "thresholds": dict(zip(checkpoint.label_set.names, _rounded(checkpoint.thresholds), strict=True)),
             "licence": checkpoint.licence,
@@ -81,6 +81,7 @@ class Predictor:
             {
                 "start_s": round(clip.start_s, TIME_DIGITS),
                 "end_s": round(clip.end_s, TIME_DIGITS),
+                **({"face": int(clip.extra["face"])} if "face" in clip.extra else {}),
                 "text": clip.text,
                 **self._scores(row),
                 "coverage": {name: round(clip.coverage(name), TIME_DIGITS) for name in ("text", "audio", "visual")},

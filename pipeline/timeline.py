@@ -86,6 +86,8 @@ def print_timeline(record: dict[str, Any], labels: list[str], console: Console) 
         covered = [f"{row['coverage'][m] * 100:.0f}%" for m in ("text", "audio", "visual")]
         words = Text(one_line(row["text"])) if row["text"] else Text("(no words)", style="dim")
         span = f"{clock(row['start_s'])}–{clock(row['end_s'])}"
+        if "face" in row:
+            span += f" face {row['face']}"
         table.add_row(span, *_emotion_cells(row, labels), _names(row["labels"]), words, *covered)
     overall = record["overall"]
     table.add_section()

@@ -9,7 +9,7 @@ Missing modalities are reasons and masks, never exceptions; exceptions are files
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from data.clip import Clip, Word, words_to_text
 from data.errors import InputError, ToolError
 from data.spec import FeatureSpec, Modality
 from data.track import FeatureTrack
+from extractors.frame import Frame
 from extractors.media import SPEECH_RATE_HZ, Audio, Limits, MediaInfo, decode_audio, probe, read_frames
 from extractors.weights import sha256_file
 from pipeline.events import Event, Notify, ignore
@@ -29,6 +30,7 @@ from pipeline.utterances import Utterance, cut_utterances, mask_outside, speech_
 
 TRUNCATED_S = 0.75  # declared length minus decoded length beyond which a file counts as cut short
 ENERGY_RATE_HZ = 25  # of the loudness curve that "--face speaker" compares mouths with
+FACE_WEIGHTS = ("face-landmarker", "facial-emotions")
 BAD_AUDIO = ("audio_unreadable", "ffmpeg_timeout")
 
 
@@ -62,12 +64,13 @@ class Extractors:
 
     def prepare(self) -> None:
         """Check what can be checked before the first file: device, weights, vectors. Raises LambError."""
-        from extractors.speech import ENGINES
+        from extractors.speech import locate
+        from extractors.weights import resolve
 
-        _ = self.settings.compute_device
-        ENGINES.get(self.settings.asr_engine)
         _ = self.vectors
-        self.face_settings.check_weights()
+        locate(self.speech_settings)
+        for name in FACE_WEIGHTS:
+            resolve(name, self.settings.weights.get(name)).verify()
 
     @cached_property
     def vectors(self) -> Any:
@@ -103,9 +106,8 @@ class Extractors:
     @cached_property
     def specs(self) -> dict[Modality, FeatureSpec]:
         """What the tracks of these settings will be, known before any file is read."""
-        from extractors.embedding import text_spec
-
         from extractors.acoustic import acoustic_spec
+        from extractors.embedding import text_spec
         from extractors.facial import facial_spec
 
         return {
@@ -136,8 +138,13 @@ class Extractors:
             )
         if info.duration_s - seen_s > TRUNCATED_S:
             reasons.append("truncated")
-        utterances = cut_utterances(sound.segments, sound.words, face.track, self.settings)
-        clips = [self._clip(u, path, digest, tracks, sound.words) for u in utterances]
+        anyone = _anyone(face.track, face.faces)
+        utterances = cut_utterances(sound.segments, sound.words, anyone, self.settings)
+        clips = [
+            self._clip(u, path, digest, {**tracks, "visual": visual}, sound.words, extra)
+            for u in utterances
+            for visual, extra in self._faces_in(u, face)
+        ]
         return Analysis(
             info=info,
             sha256=digest,
@@ -170,9 +177,8 @@ class Extractors:
             return _Sound.absent(empty, error.code)
 
     def _hear(self, name: str, decoded: Audio, reasons: list[str], notify: Notify) -> _Sound:
-        from extractors.embedding import embed
-
         from extractors.acoustic import covarep_features
+        from extractors.embedding import embed
         from extractors.speech import transcribe
 
         transcript = transcribe(decoded.speech_16k, self.speech_settings, on_progress=_step(name, "speech", notify))
@@ -195,15 +201,19 @@ class Extractors:
         """Facial columns of the whole file."""
         from extractors.facial import extract_faces
 
-        frames = iter(())
+        frames: Iterator[Frame] = iter(())
         if info.has_video:
             frames = read_frames(
                 info, max_rate_hz=self.settings.max_rate_hz, limits=self.limits, threads=self.settings.threads
             )
-            total_s = max(info.duration_s, 1e-3)
-            report = _step(info.path.name, "facial", notify)
-            frames = _reporting(frames, lambda frame: report(min(0.99, frame.end_s / total_s)))
-        face = extract_faces(frames, self.face_settings, speech_energy=sound.loudness)
+        total_s = max(info.duration_s, 1e-3)
+        report = _step(info.path.name, "facial", notify)
+        face = extract_faces(
+            frames,
+            self.face_settings,
+            speech_energy=sound.loudness,
+            on_progress=lambda end_s: report(end_s / total_s),
+        )
         if not len(face.track):
             reasons.append("no_video")
         elif not face.track.observed:
@@ -211,8 +221,23 @@ class Extractors:
         notify(Event(info.path.name, "facial", 1.0, f"{face.n_faces} face(s), {len(face.track)} frames"))
         return face
 
+    def _faces_in(self, utterance: Utterance, face: Any) -> list[tuple[FeatureTrack, dict[str, str]]]:
+        """The followed face; with ``face="all"`` every face seen for long enough, numbered by prominence."""
+        seen = [
+            (track, {"face": str(number)})
+            for number, track in enumerate(face.faces)
+            if track.coverage(utterance.start_s, utterance.end_s) >= self.settings.min_face_coverage
+        ]
+        return seen or [(face.track, {})]
+
     def _clip(
-        self, utterance: Utterance, path: Path, digest: str, tracks: dict[str, FeatureTrack], words: tuple[Word, ...]
+        self,
+        utterance: Utterance,
+        path: Path,
+        digest: str,
+        tracks: dict[str, FeatureTrack],
+        words: tuple[Word, ...],
+        extra: dict[str, str],
     ) -> Clip:
         start_s, end_s = utterance.start_s, utterance.end_s
         inside = [w for w in words if start_s <= (w.start_s + w.end_s) / 2 < end_s]
@@ -223,6 +248,7 @@ class Extractors:
             end_s=end_s,
             tracks={name: track.slice(start_s, end_s) for name, track in tracks.items()},  # type: ignore[misc]
             text=words_to_text(inside),
+            extra=extra,
         )
 
 
@@ -242,6 +268,14 @@ class _Sound:
         return cls((), (), text, audio, None)
 
 
+def _anyone(track: FeatureTrack, faces: tuple[FeatureTrack, ...]) -> FeatureTrack:
+    """A track that is valid wherever any face is seen (its values are the followed face's, or 0)."""
+    if not faces:
+        return track
+    valid = np.logical_or.reduce([track.valid, *(face.valid for face in faces)])
+    return FeatureTrack(track.values, track.start_s, track.end_s, valid, track.spec, track.reason)
+
+
 def _loudness(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     hop = SPEECH_RATE_HZ // ENERGY_RATE_HZ
     n_steps = len(samples) // hop
@@ -251,12 +285,3 @@ def _loudness(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _step(name: str, stage: str, notify: Notify) -> Callable[[float], None]:
     return lambda fraction: notify(Event(name, stage, min(fraction, 0.99)))
-
-
-def _reporting(frames: Any, report: Callable[[Any], None]) -> Any:
-    for frame in frames:
-        yield frame
-        report(frame)
-
-
-__all__ = ["Analysis", "Extractors"]

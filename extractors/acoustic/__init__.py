@@ -1,0 +1,43 @@
+"""The acoustic track: 74 COVAREP columns at 100 Hz, from pitch to phase distortion, computed on a whole file.
+
+In: samples (N,) or (N, channels) in ±1, 8–96 kHz. Out: FeatureTrack of 74 columns; row t covers t/100 .. (t+1)/100 s.
+
+    from extractors.acoustic import covarep_features
+    track = covarep_features(samples, 16000)            # mode="fixed"; "compat" reproduces the reference's quirks
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from data.spec import FeatureSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from data.track import FeatureTrack
+
+Mode = Literal["fixed", "compat"]
+COLUMNS: tuple[str, ...] = (
+    "F0", "VUV", "NAQ", "QOQ", "H1H2", "PSP", "MDQ", "peakSlope", "Rd", "Rd_conf", "creak",
+    *(f"MCEP_{i}" for i in range(25)),
+    *(f"HMPDM_{i}" for i in range(25)),
+    *(f"HMPDD_{i}" for i in range(13)),
+)  # fmt: skip
+RATE_HZ = 100.0
+VERSION = "1"
+CREAK_DIGEST = ""
+
+
+def acoustic_spec(mode: str = "fixed") -> FeatureSpec:
+    """The contract of the acoustic track. ``mode`` is part of its version. Raises ValueError for another mode."""
+    if mode not in ("fixed", "compat"):
+        raise ValueError(f"Expected mode to be 'fixed' or 'compat' but got {mode!r}")
+    return FeatureSpec("audio", COLUMNS, RATE_HZ, "covarep", f"{VERSION}-{mode}", CREAK_DIGEST)
+
+
+def covarep_features(samples: np.ndarray, rate_hz: int, mode: Mode = "fixed") -> FeatureTrack:
+    """The 74 columns of a whole file's audio; see :func:`extractors.acoustic.covarep.extract`."""
+    from extractors.acoustic.covarep import extract
+
+    return extract(samples, rate_hz, mode)

@@ -1,0 +1,96 @@
+"""The spectral envelope as 25 mel cepstra: a smooth curve that touches the harmonics' tops (true envelope).
+
+In: upright mono signal (N,), rate in Hz, pitch frames. Out: c0, 2c1 … 2c24 per frame, natural log of amplitude.
+Sources: Röbel & Rodet 2005, "Efficient spectral envelope estimation and its application to pitch shifting and
+envelope preservation"; the mel warping of the amplitude axis, not SPTK's mel-generalised cepstrum.
+
+    cepstra = mel_cepstra(signal, 16000, pitch.time_s, pitch.f0_hz)[1]      # (M, 25)
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from extractors.acoustic.frames import round_half_up
+from extractors.acoustic.sinusoids import frame_spectra, usable_frames
+
+N_COEFFICIENTS = 25
+TOLERANCE = 2.0 * np.log(10) / 20  # 2 dB in nepers
+MAX_STEPS = 200
+
+
+@functools.lru_cache(maxsize=64)
+def _warp(n_bins: int, rate_hz: float) -> tuple[np.ndarray, np.ndarray]:
+    """Left bins and weights that read a linear spectrum at equal mel steps from 0 Hz to Nyquist."""
+    top = np.log1p(rate_hz / 2 / 700)
+    hz = 700 * np.expm1(np.linspace(0, top, n_bins))
+    position = np.clip(hz / (rate_hz / 2) * (n_bins - 1), 0, n_bins - 1)
+    left = np.minimum(position.astype(int), n_bins - 2)
+    return left, position - left
+
+
+@functools.lru_cache(maxsize=64)
+def _cepstral_rows(n_bins: int, order: int) -> np.ndarray:
+    """Matrix from log spectrum bins 0..Nyquist to c0, 2c1 … 2c_order, (n_bins, order + 1)."""
+    weight = np.full(n_bins, 2.0)
+    weight[[0, -1]] = 1.0
+    rows = np.cos(np.pi * np.outer(np.arange(n_bins), np.arange(order + 1)) / (n_bins - 1)) * weight[:, None]
+    rows /= 2 * (n_bins - 1)
+    rows[:, 1:] *= 2
+    return rows
+
+
+def mel_cepstrum(log_amplitude: np.ndarray, rate_hz: float, order: int) -> np.ndarray:
+    """c0, 2c1 … 2c_order of log amplitudes (M, bins 0..Nyquist), the amplitude interpolated to a mel axis first."""
+    n_bins = log_amplitude.shape[1]
+    left, weight = _warp(n_bins, rate_hz)
+    amplitude = np.exp(log_amplitude)
+    warped = amplitude[:, left] * (1 - weight) + amplitude[:, left + 1] * weight
+    return np.log(np.maximum(warped, 1e-300)) @ _cepstral_rows(n_bins, order)
+
+
+def true_envelope(log_amplitude: np.ndarray, orders: np.ndarray) -> np.ndarray:
+    """Smooth curves that reach the peaks of log amplitudes (M, bins) within 2 dB; cepstral ``orders`` (M,)."""
+    from scipy.fft import irfft, rfft
+
+    n_bins = log_amplitude.shape[1]
+    n_fft = 2 * (n_bins - 1)
+    lifters = np.zeros((len(orders), n_bins))
+    for row, order in zip(lifters, orders, strict=True):
+        half = np.hamming(2 * int(order) + 1)[int(order) :]
+        row[: len(half)] = half[:n_bins]
+    curve = np.zeros_like(log_amplitude)
+    active = np.arange(len(orders))
+    excess = log_amplitude.copy()
+    for _ in range(MAX_STEPS + 1):
+        cepstrum = irfft(excess, n_fft, axis=1)[:, :n_bins] * lifters[active]
+        cepstrum[:, 1:] *= 2
+        curve[active] += rfft(cepstrum, n_fft, axis=1).real
+        excess = log_amplitude[active] - curve[active]
+        going = excess.max(axis=1) > TOLERANCE
+        active = active[going]
+        if not len(active):
+            break
+        excess = np.maximum(excess[going], 0.0)
+    return curve
+
+
+def mel_cepstra(
+    signal: np.ndarray, rate_hz: float, time_s: np.ndarray, f0_hz: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices into the pitch frames (M,), and their cepstra (M, 25)."""
+    keep, centre, half, f0 = usable_frames(len(signal), rate_hz, time_s, f0_hz)
+    out = np.zeros((len(keep), N_COEFFICIENTS))
+    full = np.array([round_half_up(0.5 * rate_hz / f) * 1.2 for f in f0])
+    for block, spectra in frame_spectra(signal, rate_hz, centre, half):
+        level = np.log(np.maximum(np.abs(spectra), 1e-10))
+        n_bins = level.shape[1]
+        coarse = true_envelope(level, np.floor(full[block] / 2 + 0.5))
+        # the bins below F0 (and above the last harmonic) hold no harmonic: they get the coarse envelope's ends
+        edge = np.maximum(1, f0[block] / rate_hz * 2 * (n_bins - 1)).astype(int)[:, None]
+        bins = np.arange(n_bins)[None, :]
+        level = np.where(bins < edge, coarse[:, :1], np.where(bins >= n_bins - edge, coarse[:, -1:], level))
+        out[block] = mel_cepstrum(true_envelope(level, np.floor(full[block] + 0.5)), rate_hz, N_COEFFICIENTS - 1)
+    return keep, out

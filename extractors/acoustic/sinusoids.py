@@ -1,0 +1,135 @@
+"""Harmonics of every pitch frame: the common ground of Rd, the cepstrum and the phase columns.
+
+In: upright mono signal (N,), rate in Hz, pitch frames. Out: amplitude and phase of up to H harmonics a frame.
+Source: three-period Blackman windows, zero-phase FFT, parabolic peaks (Smith & Serra 1987; Degottex & Erro 2014).
+
+    harmonics = harmonic_frames(signal, 16000, pitch.time_s, pitch.f0_hz)
+    harmonics.amplitude[i, :harmonics.count[i] + 1]       # index h is the h-th harmonic, 0 is DC
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from extractors.acoustic.frames import round_half_up
+
+N_FFT = 4096
+UNVOICED_F0_HZ = 100.0
+BLOCK_FRAMES = 256  # 256 spectra of 2,049 complex bins: 8 MB
+
+
+@dataclass(frozen=True)
+class Harmonics:
+    """Harmonics of M frames.
+
+    ``frame`` (M,) index into the pitch track; ``time_s``, ``f0_hz`` (M,); ``spacing_hz`` (M,) the spacing the
+    frequencies were forced to; ``count`` (M,) harmonics above DC; ``amplitude``, ``phase`` (M, H + 1), 0 beyond count.
+    """
+
+    frame: np.ndarray
+    time_s: np.ndarray
+    f0_hz: np.ndarray
+    spacing_hz: np.ndarray
+    count: np.ndarray
+    amplitude: np.ndarray
+    phase: np.ndarray
+
+
+@functools.lru_cache(maxsize=1024)
+def _window(half: int) -> np.ndarray:
+    window = np.blackman(2 * half + 1)
+    return window / window.sum()
+
+
+def fft_size(rate_hz: float) -> int:
+    """4096, or the power of two that holds the longest window (three periods of 50 Hz)."""
+    longest = 2 * round_half_up(1.5 * rate_hz / 50) + 1
+    return max(N_FFT, 1 << (longest - 1).bit_length())
+
+
+def usable_frames(n_samples: int, rate_hz: float, time_s: np.ndarray, f0_hz: np.ndarray):
+    """Frames whose window lies inside the file: (indices, centres 0-based, half lengths, F0 with 0 → 100 Hz)."""
+    f0 = np.where(f0_hz > 0, f0_hz, UNVOICED_F0_HZ)
+    centre = np.floor(time_s * rate_hz + 0.5).astype(np.int64)
+    half = np.floor(1.5 * rate_hz / f0 + 0.5).astype(np.int64)
+    keep = np.flatnonzero((centre - half >= 0) & (centre + half < n_samples) & (2 * half + 1 <= fft_size(rate_hz)))
+    return keep, centre[keep], half[keep], f0[keep]
+
+
+def frame_spectra(
+    signal: np.ndarray, rate_hz: float, centre: np.ndarray, half: np.ndarray
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Zero-phase spectra of the frames, block by block: (slice into the frames, (B, n_fft/2 + 1) complex)."""
+    from scipy.fft import rfft
+
+    n_fft = fft_size(rate_hz)
+    for begin in range(0, len(centre), BLOCK_FRAMES):
+        block = slice(begin, min(begin + BLOCK_FRAMES, len(centre)))
+        rows = np.zeros((block.stop - begin, n_fft))
+        for row, c, h in zip(rows, centre[block], half[block], strict=True):
+            windowed = signal[c - h : c + h + 1] * _window(int(h))
+            row[: h + 1] = windowed[h:]
+            row[n_fft - h :] = windowed[:h]
+        yield block, rfft(rows, axis=1)
+
+
+@njit(cache=True)
+def _wrap(phase):
+    return phase - 2.0 * np.pi * np.floor(phase / (2.0 * np.pi) + 0.5)
+
+
+@njit(cache=True)
+def _pick(level, real, imag, f0, rate_hz, count, amplitude, phase, spacing):
+    n_bins = level.shape[1]
+    hz = rate_hz / (2.0 * (n_bins - 1))
+    peak_at = np.empty(n_bins)
+    peak_db = np.empty(n_bins)
+    for i in range(level.shape[0]):
+        n_peaks = 0
+        for b in range(1, n_bins - 1):
+            y0, y1, y2 = level[i, b - 1], level[i, b], level[i, b + 1]
+            if y1 > y0 and y1 > y2:
+                bend = y0 - 2.0 * y1 + y2
+                shift = 0.5 * (y0 - y2) / bend
+                peak_at[n_peaks] = b + shift
+                peak_db[n_peaks] = y1 - 0.25 * (y0 - y2) * shift
+                n_peaks += 1
+        amplitude[i, 0] = np.exp(level[i, 0])
+        phase[i, 0] = np.arctan2(imag[i, 0], real[i, 0])
+        frequency = np.zeros(count[i] + 1)
+        p = 0
+        for h in range(1, count[i] + 1):
+            target = h * f0[i] / hz
+            while p + 1 < n_peaks and abs(peak_at[p + 1] - target) < abs(peak_at[p] - target):
+                p += 1
+            if n_peaks > 0 and abs(peak_at[p] - target) * hz < f0[i] / 2:
+                at, value = peak_at[p], peak_db[p]
+            else:
+                at = np.floor(target + 0.5)
+                value = level[i, int(at)]
+            frequency[h] = at * hz
+            low = min(int(at), n_bins - 2)
+            first = np.arctan2(imag[i, low], real[i, low])
+            step = _wrap(np.arctan2(imag[i, low + 1], real[i, low + 1]) - first)
+            amplitude[i, h] = np.exp(value)
+            phase[i, h] = _wrap(first + (at - low) * step)
+        spacing[i] = np.median(np.diff(frequency)) if count[i] > 0 else f0[i]
+
+
+def harmonic_frames(signal: np.ndarray, rate_hz: float, time_s: np.ndarray, f0_hz: np.ndarray) -> Harmonics:
+    """Harmonics of every frame whose window lies inside the file."""
+    keep, centre, half, f0 = usable_frames(len(signal), rate_hz, time_s, f0_hz)
+    count = np.floor((rate_hz / 2 - f0 / 2) / f0 + 0.5).astype(np.int64)
+    top = int(count.max(initial=0))
+    amplitude, phase = np.zeros((2, len(keep), top + 1))
+    spacing = np.zeros(len(keep))
+    for block, spectra in frame_spectra(signal, rate_hz, centre, half):
+        level = np.log(np.maximum(np.abs(spectra), 1e-300))
+        real, imag = np.ascontiguousarray(spectra.real), np.ascontiguousarray(spectra.imag)
+        _pick(level, real, imag, f0[block], rate_hz, count[block], amplitude[block], phase[block], spacing[block])
+    return Harmonics(keep, time_s[keep], f0, spacing, count, amplitude, phase)
