@@ -65,7 +65,7 @@ class WordVectors:
     def open(cls, settings: EmbeddingSettings) -> WordVectors:
         """Find and map the vectors: path → cache (downloaded before) → package; nothing is downloaded.
 
-        A text file's first opening parses it into the cache (6B 300-d: about half a minute), later ones map it.
+        A text file's first opening parses it into the cache (6B 300-d: about a minute), later ones map it.
         Raises WeightsError: unknown name, nothing found, or the file is corrupted.
         """
         if settings.name not in DIMENSIONS:

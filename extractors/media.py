@@ -135,11 +135,13 @@ def _input_options() -> dict[str, str]:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     import av
+    from av import logging
+    from av.error import FFmpegError
 
-    av.logging.set_level(av.logging.PANIC)
+    logging.set_level(logging.PANIC)
     try:
         container = av.open("file:" + str(path), options=_input_options(), metadata_errors="replace", timeout=60.0)
-    except (av.FFmpegError, OSError, ValueError) as error:
+    except (FFmpegError, OSError, ValueError) as error:
         raise _unreadable(path, error) from error
     try:
         yield container
@@ -250,7 +252,7 @@ def read_frames(
 
 
 def _decoded(info: MediaInfo, max_rate_hz: float, limits: Limits, threads: int) -> Iterator[tuple[float, np.ndarray]]:
-    import av
+    from av.error import FFmpegError
 
     with _opened(info.path) as container:
         stream = container.streams[info.video_index]
@@ -263,7 +265,7 @@ def _decoded(info: MediaInfo, max_rate_hz: float, limits: Limits, threads: int) 
                 decoded = packet.decode()
             except StopIteration:
                 return
-            except av.FFmpegError:
+            except FFmpegError:
                 n_damaged += 1
                 if n_damaged > 1000:
                     return

@@ -18,6 +18,7 @@ import functools
 import hashlib
 import importlib
 import importlib.util
+import logging
 import os
 import platform
 import struct
@@ -60,11 +61,16 @@ def load_mediapipe() -> ModuleType:
         raise ToolError("MediaPipe is not installed.", code="no_mediapipe", remedy=MEDIAPIPE_REMEDY)
     if sys.platform == "linux":
         _load_missing_stubs(Path(spec.submodule_search_locations[0]) / "tasks" / "c" / "libmediapipe.so")
+    plotting = logging.getLogger("matplotlib")  # imported by MediaPipe; talks of its font cache on its first run
+    level = plotting.level
+    plotting.setLevel(logging.ERROR)
     try:
         module = importlib.import_module("mediapipe")
         importlib.import_module("mediapipe.tasks.python.vision")
     except (ImportError, OSError) as error:
         raise ToolError(f"MediaPipe does not load: {error}.", code="no_mediapipe", remedy=MEDIAPIPE_REMEDY) from error
+    finally:
+        plotting.setLevel(level)
     return module
 
 
@@ -196,4 +202,4 @@ def stub_library(soname: str, names: list[str], machine: str | None = None) -> b
     header += segment(2, 6, dynamic_at, len(dynamic), 8)  # PT_DYNAMIC
     header += segment(0x6474E551, 6, 0, 0, 16)  # PT_GNU_STACK without execute: newer loaders refuse an absent one
     head = header + symbols + hashes + strings
-    return head.ljust(code_at, b"\0") + (code).ljust(dynamic_at - code_at, b"\0") + dynamic
+    return head.ljust(code_at, b"\0") + code.ljust(dynamic_at - code_at, b"\0") + dynamic

@@ -132,7 +132,10 @@ def _vectors_of_lines(stream: IO[bytes], dim: int, path: Path) -> Iterator[tuple
         if number == 1 and len(fields := line.split(b" ")) == 2 and all(field.isdigit() for field in fields):
             continue  # word2vec's header: count and dimension
         token = line.rsplit(b" ", dim)[0]
-        values = np.fromstring(line[len(token) + 1 :], dtype=np.float32, sep=" ")
+        try:
+            values = np.fromstring(line[len(token) + 1 :], dtype=np.float32, sep=" ")
+        except ValueError:  # text among the numbers; older numpy stops there with a DeprecationWarning instead
+            values = np.zeros(0, np.float32)
         if len(values) != dim or not token or not np.isfinite(values).all():
             raise WeightsError(
                 f"Expected a word and {dim} numbers in line {number} of {path} but got {line[:40]!r}…",
@@ -148,7 +151,7 @@ def _publish(path: Path, dim: int, digest: str, folder: Path) -> None:
     try:
         words: dict[str, None] = {}  # ordered; the first of two equal words stays
         with warnings.catch_warnings(), _text(path, dim) as stream, (partial / "vectors.f32").open("wb") as out:
-            warnings.simplefilter("ignore", DeprecationWarning)  # numpy's way to say that text is no number
+            warnings.simplefilter("ignore", DeprecationWarning)  # see _vectors_of_lines
             for word, values in _vectors_of_lines(stream, dim, path):
                 if word not in words:
                     words[word] = None

@@ -7,7 +7,7 @@ the Penn Treebank):
 1. the word without the punctuation around it, as it is, then in lower case: ``No.`` → no (not the entry ``no.``, number);
    dotted letters keep their dots (``U.S.`` → u.s.), clipped words their apostrophe (``'cause``)
 2. only punctuation: as it is (``...``, ``:)``)
-3. numbers: without commas; else rounded to two, then one digit (``23,456`` → 23000)
+3. numbers: without commas; else rounded to two, then one digit (``23,456`` → 20000)
 4. contractions, as the Penn Treebank splits them: ``don't`` → do + n't, ``can't`` → ca + n't, ``I've`` → i + 've
 5. hyphens and anything else inside: the known parts (``tear-stained`` → tear + stained; rules 1, 3, 4 for each)
 6. drawn-out letters: ``soooooo`` → soo, then so

@@ -147,7 +147,12 @@ def fit(
     _check(train, valid, names, sampler_weights)
     device = torch.device(settings.device)
     model.to(device)
-    optimizer = torch.optim.Adam(model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.Adam(
+        model.parameters(),
+        settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        fused=device.type in ("cpu", "cuda"),  # one kernel for all: a fifth of the step's time on many small tensors
+    )
     schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, "max", settings.plateau_factor, settings.plateau_patience
     )
@@ -291,7 +296,7 @@ def predict_logits(model: nn.Module, samples: Sequence[Sample], settings: TrainS
     with torch.inference_mode(), _precision(settings):
         for chosen in bucketed_batches(samples, settings.batch_size):
             batch = _collate(model, [samples[i] for i in chosen], settings)
-            found.append((chosen, model(batch.to(settings.device)).float()))
+            found.append((chosen, model(batch.to(settings.device)).detach().float()))
     logits = torch.cat([rows for _, rows in found]).cpu().numpy()
     ordered = np.empty_like(logits)
     ordered[[i for chosen, _ in found for i in chosen]] = logits

@@ -331,11 +331,11 @@ def weights_fetch(names: Names = None) -> None:
 
     Example: lamb weights fetch; lamb weights fetch glove-6b-300d
     """
-    from extractors.embedding import DOWNLOADS, download_vectors
+    from extractors.embedding import DIMENSIONS, PACKAGED, download_vectors
     from extractors.weights import CATALOGUE, fetch
 
     for name in names or CATALOGUE:
-        if name in DOWNLOADS:
+        if name in DIMENSIONS and name != PACKAGED:
             download_vectors(name, print)
         else:
             fetch(name, print)

@@ -24,7 +24,7 @@ class PipelineSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     device: Device = "auto"
-    threads: int = Field(1, ge=1, le=64)
+    threads: int = Field(default=1, ge=1, le=64)
     asr_engine: str = "faster-whisper"
     asr_model: str = "tiny.en"
     asr_model_dir: Path | None = None
@@ -33,18 +33,18 @@ class PipelineSettings(BaseModel):
     vectors_path: Path | None = None
     face_backend: str = "mediapipe"
     face: Literal["largest", "speaker", "all"] = "largest"
-    max_rate_hz: float = Field(30.0, gt=0, le=240)
+    max_rate_hz: float = Field(default=30.0, gt=0, le=240)
     weights: dict[str, Path] = Field(default_factory=dict)
-    max_duration_s: float = Field(6 * 3600.0, gt=0)
+    max_duration_s: float = Field(default=6 * 3600.0, gt=0)
 
     # Cutting into utterances (pipeline/utterances.py).
-    merge_gap_s: float = Field(0.6, ge=0)
-    min_sentence_s: float = Field(1.5, gt=0)
-    max_utterance_s: float = Field(12.0, gt=1)
-    window_s: float = Field(4.0, gt=0)
-    min_window_s: float = Field(1.0, gt=0)
-    min_face_coverage: float = Field(0.25, ge=0, le=1)
-    speech_margin_s: float = Field(0.15, ge=0)
+    merge_gap_s: float = Field(default=0.6, ge=0)
+    min_sentence_s: float = Field(default=1.5, gt=0)
+    max_utterance_s: float = Field(default=12.0, gt=1)
+    window_s: float = Field(default=4.0, gt=0)
+    min_window_s: float = Field(default=1.0, gt=0)
+    min_face_coverage: float = Field(default=0.25, ge=0, le=1)
+    speech_margin_s: float = Field(default=0.15, ge=0)
 
     @property
     def compute_device(self) -> Literal["cpu", "cuda"]:

@@ -354,7 +354,7 @@ def _seven(p: np.ndarray, bias: float) -> np.ndarray:
 
 
 def _recalls(truth: np.ndarray, said: np.ndarray, names: Sequence[str]) -> dict[str, float]:
-    return {names[c]: float((said[truth == c] == c).mean()) for c in np.unique(truth)}
+    return {names[int(c)]: float((said[truth == c] == c).mean()) for c in np.unique(truth)}
 
 
 CREMA_D = {"ANG": "anger", "DIS": "disgust", "FEA": "fear", "HAP": "happiness", "SAD": "sadness", "NEU": ""}

@@ -241,6 +241,8 @@ class Extractors:
     ) -> Clip:
         start_s, end_s = utterance.start_s, utterance.end_s
         inside = [w for w in words if start_s <= (w.start_s + w.end_s) / 2 < end_s]
+        if not utterance.spoken:  # the margin around a neighbour's speech is not this window's voice
+            tracks = {**tracks, "audio": mask_outside(tracks["audio"], [], 0.0)}
         return Clip(
             id=f"{digest[:16]}:{start_s:.3f}-{end_s:.3f}",
             source=str(path),

@@ -8,9 +8,9 @@ from pathlib import Path
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")  # before numpy and torch are first imported
 
-import pytest
+import pytest  # noqa: E402
 
-from tests.package_media import media_or_skip
+from tests.package_media import media_or_skip  # noqa: E402
 
 SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 

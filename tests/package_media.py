@@ -26,3 +26,24 @@ def read_rgb(path: Path):
     bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
     assert bgr is not None, f"cannot read {path}"
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
+def read_frames(path: Path, step: int = 1):
+    """Every ``step``-th frame of a video, with presentation times, as extractors.frame.Frame (decoded by PyAV)."""
+    import av
+
+    from extractors.frame import Frame
+
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        length_s = step / float(stream.average_rate or 25)
+        for i, picture in enumerate(container.decode(stream)):
+            if i % step == 0 and picture.time is not None:
+                yield Frame(i // step, picture.time, picture.time + length_s, picture.to_ndarray(format="rgb24"))
+
+
+def still_frames(rgb, n_frames: int = 2, rate_hz: float = 25.0):
+    """One picture as a short video."""
+    from extractors.frame import Frame
+
+    return [Frame(i, i / rate_hz, (i + 1) / rate_hz, rgb) for i in range(n_frames)]

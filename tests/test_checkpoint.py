@@ -257,7 +257,10 @@ def edit_tensors(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[
 
 
 def edit_bytes(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_bytes(change((folder / name).read_bytes())) and None
+    def apply(folder: Path) -> None:
+        (folder / name).write_bytes(change((folder / name).read_bytes()))
+
+    return apply
 
 
 def flip(content: bytes) -> bytes:
@@ -317,7 +320,7 @@ class Damage:
         ),
         Damage(
             "bigger model",
-            edit_json(lambda r: r["model"].update(width=4000, ff_hidden=60_000, layers=60)),
+            edit_json(lambda r: r["model"].update(width=4000, ff_hidden=60_000, layers=4)),
             "has shape|is missing",
         ),
     ],

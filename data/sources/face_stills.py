@@ -15,7 +15,7 @@ from data.labels import EMOTIONS
 from data.sources import NEUTRAL, SOURCES, LabelledItem, Split, existing_folder
 from data.splits import stratified_group_split
 
-SHARES: dict[Split, float] = {"train": 0.7, "valid": 0.1, "test": 0.2}
+SHARES = {"train": 0.7, "valid": 0.1, "test": 0.2}
 
 
 @SOURCES.register("face-stills")

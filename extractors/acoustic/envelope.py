@@ -77,6 +77,14 @@ def true_envelope(log_amplitude: np.ndarray, orders: np.ndarray) -> np.ndarray:
     return curve
 
 
+def _bridge_ends(level: np.ndarray, coarse: np.ndarray, half_f0_bins: np.ndarray) -> None:
+    """In place: no harmonic lies within F0/2 of 0 Hz and Nyquist; lines from the coarse envelope's ends go there."""
+    n_bins = level.shape[1]
+    for row, smooth, bins in zip(level, coarse, np.floor(half_f0_bins + 0.5).astype(int), strict=True):
+        row[:bins] = np.linspace(smooth[0], row[bins], bins, endpoint=False)
+        row[n_bins - bins :] = np.linspace(smooth[-1], row[n_bins - bins - 1], bins, endpoint=False)[::-1]
+
+
 def mel_cepstra(
     signal: np.ndarray, rate_hz: float, time_s: np.ndarray, f0_hz: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -87,10 +95,6 @@ def mel_cepstra(
     for block, spectra in frame_spectra(signal, rate_hz, centre, half):
         level = np.log(np.maximum(np.abs(spectra), 1e-10))
         n_bins = level.shape[1]
-        coarse = true_envelope(level, np.floor(full[block] / 2 + 0.5))
-        # the bins below F0 (and above the last harmonic) hold no harmonic: they get the coarse envelope's ends
-        edge = np.maximum(1, f0[block] / rate_hz * 2 * (n_bins - 1)).astype(int)[:, None]
-        bins = np.arange(n_bins)[None, :]
-        level = np.where(bins < edge, coarse[:, :1], np.where(bins >= n_bins - edge, coarse[:, -1:], level))
-        out[block] = mel_cepstrum(true_envelope(level, np.floor(full[block] + 0.5)), rate_hz, N_COEFFICIENTS - 1)
+        _bridge_ends(level, true_envelope(level, np.ceil(full[block] / 2)), f0[block] / rate_hz * (n_bins - 1))
+        out[block] = mel_cepstrum(true_envelope(level, np.ceil(full[block])), rate_hz, N_COEFFICIENTS - 1)
     return keep, out

@@ -42,43 +42,44 @@ def _to_bins(harmonic_values, frequency, step_hz, edge_hz, fill_hold, out):
 
 
 @njit(cache=True)
-def _distortion(amplitude_log, minimum, phase, count, spacing, step_hz, random, hold, out):
+def _distortion(minimum, phase, count, f0, step_hz, random, hold, out):
     for i in range(phase.shape[0]):
         n = count[i]
         values = np.zeros(n + 1)
         previous = 0.0
         first = 0.0
         for h in range(1, n + 1):
-            position = h * spacing[i] / step_hz
+            position = h * f0[i] / step_hz
             cell = min(int(position), minimum.shape[1] - 2)
             w = position - cell
             p = phase[i, h] - (minimum[i, cell] * (1.0 - w) + minimum[i, cell + 1] * w)
             if h == 1:
                 first = p
             p -= h * first
-            d = p - previous
-            values[h] = d - 2.0 * np.pi * np.floor(d / (2.0 * np.pi) + 0.5)
+            d = p - previous - values[h - 1]  # unwrapped along the harmonics, so that lines between them are short
+            values[h] = values[h - 1] + d - 2.0 * np.pi * np.floor(d / (2.0 * np.pi) + 0.5)
             previous = p
         if not hold:
             out[i] = random[i]
-        _to_bins(values, spacing[i], step_hz, 0.95 * spacing[i], hold, out[i])
+        _to_bins(values, f0[i], step_hz, 0.95 * f0[i], hold, out[i])
 
 
 def distortion(harmonics: Harmonics, rate_hz: float, mode: str, seed: int = 1) -> np.ndarray:
-    """Phase distortion of every frame on 513 bins from 0 Hz to Nyquist, (M, 513) radians."""
+    """Phase distortion of every frame on 513 bins from 0 Hz to Nyquist, (M, 513) radians.
+
+    Bins above the last harmonic hold its value; in ``compat`` they are random, as in the reference.
+    """
     step_hz = rate_hz / (2 * (N_BINS - 1))
     log_amplitude = np.empty((len(harmonics.frame), N_BINS))
     bins_hz = np.arange(N_BINS) * step_hz
-    for i, n in enumerate(harmonics.count):
-        hz = harmonics.spacing_hz[i] * np.arange(n + 1)
-        log_amplitude[i] = np.interp(bins_hz, hz, np.log(np.maximum(harmonics.amplitude[i, : n + 1], 1e-300)))
+    logs = np.log(np.maximum(harmonics.amplitude, 1e-300))
+    for i, n in enumerate(harmonics.count):  # the first harmonic's amplitude holds down to 0 Hz
+        log_amplitude[i] = np.interp(bins_hz, harmonics.f0_hz[i] * np.arange(1, n + 1), logs[i, 1 : n + 1])
     out = np.zeros_like(log_amplitude)
     hold = mode != "compat"
     random = np.zeros((len(out), 1)) if hold else np.random.default_rng(seed).uniform(-np.pi, np.pi, out.shape)
-    _distortion(
-        log_amplitude, minimum_phase(log_amplitude), harmonics.phase, harmonics.count, harmonics.spacing_hz, step_hz,
-        random, hold, out,
-    )  # fmt: skip
+    minimum = minimum_phase(log_amplitude)
+    _distortion(minimum, harmonics.phase, harmonics.count, harmonics.f0_hz, step_hz, random, hold, out)
     return out
 
 

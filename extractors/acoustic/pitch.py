@@ -117,7 +117,8 @@ def srh_pitch(signal: np.ndarray, rate_hz: int, mode: str = "fixed") -> Pitch:
         again = np.flatnonzero(known & ((f0 < low) | (f0 > high)))
         if len(again):
             f0[again], score[again] = _search(residual, starts[again], n_frame, rate_hz, low, high, offset)
-    spread = np.std(score, ddof=1) if mode == "compat" else np.std(score[known])  # NaN in compat: never > .05
+    counted = score if mode == "compat" else score[known]  # one silent frame makes it NaN, never > .05, in compat
+    spread = np.std(counted, ddof=1) if len(counted) > 1 else 0.0
     with np.errstate(invalid="ignore"):
         voiced = score > (0.085 if spread > 0.05 else 0.07)
     if mode != "compat":

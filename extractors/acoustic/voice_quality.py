@@ -51,9 +51,9 @@ def _naq_qoq(flow, derivative, closures, lengths, shift, rate_hz, out):
             out[k, 0] = peak / steepest / length
         level = QOQ_LEVEL * peak
         left, right = where, where
-        while left > 2 and pulse[left] >= level:  # the walk stays two samples inside the cycle
+        while left > 2 and pulse[left] > level:  # the walk stays two samples inside the cycle
             left -= 1
-        while right < m - 3 and pulse[right] >= level:
+        while right < m - 3 and pulse[right] > level:
             right += 1
         out[k, 1] = (right - left) / length
 
@@ -121,7 +121,7 @@ def _harmonic_difference(derivative, closures, lengths, rate_hz, bin_offset, use
 
 
 def _parabolic_fit(rows_db):
-    """Alku's a: fit a·k² + b over bins 0..N−1, N growing from 3 until the normalised error reaches .01. Shape (M,)."""
+    """Alku's a: fit a·k² + b over bins 0..N−1, N growing from 3 while the normalised error stays below .01. Shape (M,)."""
     out = np.zeros(len(rows_db))
     _fit(np.ascontiguousarray(rows_db), out)
     return out
@@ -132,7 +132,7 @@ def _fit(rows, out):
     for r in range(rows.shape[0]):
         row = rows[r]
         n = 3
-        a = 0.0
+        last = 0.0
         while n < row.shape[0]:
             s0, s2, s4, y0, y2, yy = float(n), 0.0, 0.0, 0.0, 0.0, 0.0
             for k in range(n):
@@ -150,8 +150,9 @@ def _fit(rows, out):
                 error += d * d
             if error / yy >= PSP_ERROR:
                 break
+            last = a
             n += 1
-        out[r] = a
+        out[r] = last
 
 
 def _spectral_parameter(flow, closures, lengths, use):
@@ -171,7 +172,8 @@ def _spectral_parameter(flow, closures, lengths, use):
         with np.errstate(divide="ignore"):
             level = 20 * np.log10(np.maximum(np.abs(rfft(rows, axis=1)), 1e-300))
             ideal = 20 * np.log10(np.maximum(np.abs(rfft(boxes, axis=1)), 1e-300))
-        out[block] = _parabolic_fit(level) / _parabolic_fit(ideal)
+        best = _parabolic_fit(ideal)
+        out[block] = np.divide(_parabolic_fit(level), best, out=np.zeros(len(block)), where=best != 0.0)
     return out
 
 

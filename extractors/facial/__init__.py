@@ -73,7 +73,8 @@ class FacialResult:
 
     ``track`` : the followed face, 35 columns. ``blendshapes`` : the backend's raw shapes of the same face (52 columns for
     MediaPipe; not valid where the backend has none). ``faces`` : with follow="all", a 35-column track per face, most
-    prominent first. ``n_faces`` : faces told apart over the whole video. ``reason`` : "no_face" or None.
+    prominent first. ``n_faces`` : faces told apart over the whole video. ``reason`` : "no_face", "no_video" (not a single
+    frame), or None.
     """
 
     track: FeatureTrack
@@ -90,7 +91,7 @@ def facial_spec(backend: str = "mediapipe") -> FeatureSpec:
 
 def extract_faces(
     frames: Iterable[Frame],
-    settings: FaceSettings = FaceSettings(),  # noqa: B008 - frozen
+    settings: FaceSettings = FaceSettings(),
     *,
     speech_energy: tuple[np.ndarray, np.ndarray] | None = None,
     on_progress: Callable[[float], None] | None = None,

@@ -20,19 +20,22 @@ import h5py
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from data.errors import WeightsError
 
-CROP_SIZE = 64
 N_EMOTIONS = 7
 BATCH_NORM_EPSILON = 1e-3  # Keras' default, and what the file's own model_config says
 BLOCK_CHANNELS = (16, 32, 64, 128)
 
 # (layer, the batch normalisation behind it), in the file's numbering
 STEM = (("conv2d_1", 1), ("conv2d_2", 2))
-SEPARABLE = ((("separable_conv2d_1", 4), ("separable_conv2d_2", 5)), (("separable_conv2d_3", 7), ("separable_conv2d_4", 8)),
-             (("separable_conv2d_5", 10), ("separable_conv2d_6", 11)), (("separable_conv2d_7", 13), ("separable_conv2d_8", 14)))  # fmt: skip
+SEPARABLE = (  # the two of each block
+    (("separable_conv2d_1", 4), ("separable_conv2d_2", 5)),
+    (("separable_conv2d_3", 7), ("separable_conv2d_4", 8)),
+    (("separable_conv2d_5", 10), ("separable_conv2d_6", 11)),
+    (("separable_conv2d_7", 13), ("separable_conv2d_8", 14)),
+)
 SHORTCUT = (("conv2d_3", 3), ("conv2d_4", 6), ("conv2d_5", 9), ("conv2d_6", 12))
 
 
@@ -45,7 +48,7 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 def _pad_same(x: Tensor, kernel: int, stride: int, value: float) -> Tensor:
     top, bottom = same_padding(x.shape[-2], kernel, stride)
     left, right = same_padding(x.shape[-1], kernel, stride)
-    return F.pad(x, (left, right, top, bottom), value=value)
+    return functional.pad(x, (left, right, top, bottom), value=value)
 
 
 def _max_pool_same(x: Tensor) -> Tensor:
@@ -78,7 +81,7 @@ class Block(nn.Module):
         self.shortcut = nn.Conv2d(n_in, n_out, 1, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.second(F.relu(self.first(x)))
+        y = self.second(functional.relu(self.first(x)))
         return _max_pool_same(y) + self.shortcut(x)
 
 
@@ -94,7 +97,7 @@ class EmotionNet(nn.Module):
         self.head = nn.Conv2d(BLOCK_CHANNELS[-1], N_EMOTIONS, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.stem2(F.relu(self.stem1(x))))  # (n, 8, 60, 60)
+        x = functional.relu(self.stem2(functional.relu(self.stem1(x))))  # (n, 8, 60, 60)
         return self.head(self.blocks(x)).mean(dim=(2, 3))  # (n, 128, 4, 4) → (n, 7)
 
     @torch.inference_mode()

@@ -19,7 +19,8 @@ from extractors.facial.tracking import MIN_SPEAKER_CORRELATION, FaceTracker, pro
 from extractors.frame import Frame
 
 CHUNK_FRAMES = 8  # enough to batch the emotion network; 8 frames of 1080p are 50 MB
-MIN_FRAMES = 3  # a face seen in fewer frames is not counted, unless the video is as short
+MIN_SEEN_S = 0.3  # a face seen for less (a false alarm of the tile search, mostly) is not counted …
+MIN_SEEN_SHARE = 0.5  # … unless that is half of the video
 
 BOX = slice(COLUMNS.index("FaceRectX"), COLUMNS.index("FaceRectHeight") + 1)
 MOUTH = [COLUMNS.index("AU25"), COLUMNS.index("AU26")]
@@ -79,7 +80,9 @@ def extract(
     if n_frames == 0:
         none = FeatureTrack.empty(spec, "no_video")
         return FacialResult(none, FeatureTrack.empty(shape_spec, "no_video"), (), 0, "no_video")
-    lasting = [face for face in faces.values() if len(face.rows) >= min(MIN_FRAMES, n_frames)]
+    shown_s = clock[1] - clock[0]
+    needed_s = min(MIN_SEEN_S, MIN_SEEN_SHARE * float(shown_s.sum())) - 1e-6
+    lasting = [face for face in faces.values() if float(shown_s[face.rows].sum()) >= needed_s]
     ranked = sorted(lasting, key=lambda face: prominence(face.values()[:, BOX], n_frames), reverse=True)
     chosen = ranked
     if settings.follow == "speaker" and speech_energy is not None:

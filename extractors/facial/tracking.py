@@ -20,6 +20,7 @@ MAX_GAP_S = 10.0  # a face that was away for longer comes back as a new one
 MAX_GROWTH = 1.8  # sizes may differ by this factor
 MIN_SPEAKER_CORRELATION = 0.1
 MOUTH_SMOOTH_S = 0.25
+TALKING_MOTION_HZ = 1.0  # rms change per second of AU25 + AU26; measured 2.7–4 in speech, .4–.8 in silent faces
 
 
 def overlap(a: np.ndarray, b: np.ndarray) -> float:
@@ -81,8 +82,12 @@ def prominence(boxes: np.ndarray, n_frames: int) -> float:
     return float((size * (1.0 - 0.5 * np.minimum(off_centre, 1.0))).sum() / n_frames)
 
 
-def speaking_correlation(mouth: np.ndarray, time_s: np.ndarray, energy_times_s: np.ndarray, energy: np.ndarray) -> float:
+def speaking_correlation(
+    mouth: np.ndarray, time_s: np.ndarray, energy_times_s: np.ndarray, energy: np.ndarray
+) -> float:
     """Pearson correlation of how much the mouth moves with the speech energy at the same times; 0 if undefined.
+
+    It is scaled down where the mouth hardly moves at all, else a still face's jitter could correlate by chance.
 
     Parameters
     ----------
@@ -101,4 +106,5 @@ def speaking_correlation(mouth: np.ndarray, time_s: np.ndarray, energy_times_s: 
     loud = np.convolve(np.interp(middle_s, energy_times_s, energy), box, mode="same")
     if moving.std() < 1e-9 or loud.std() < 1e-12:
         return 0.0
-    return float(np.corrcoef(moving, loud)[0, 1])
+    motion_hz = float(np.sqrt(np.mean(moving**2)))
+    return float(np.corrcoef(moving, loud)[0, 1]) * min(1.0, motion_hz / TALKING_MOTION_HZ)

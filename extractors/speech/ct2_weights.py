@@ -119,7 +119,8 @@ def read_variables(path: Path) -> dict[str, np.ndarray]:
             raise reader.error(f"stores {name} of shape {dims} in {n_bytes} bytes")
         variables[name] = reader.take(n_bytes).view(TYPES[kind]).reshape(dims)
     for _ in range(reader.number("I")):
-        reader.text(), reader.text()
+        reader.text()
+        reader.text()
     if reader.at != len(reader.data):
         raise reader.error(f"goes on for {len(reader.data) - reader.at} bytes after its last tensor")
     return variables
@@ -149,7 +150,7 @@ def whisper_tensors(variables: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         if stem in OUTSIDE:
             tensors[f"{OUTSIDE[stem]}.{LEAVES[leaf]}"] = values
             continue
-        side, layer, part = (stem.split("/", 2) + ["", ""])[:3]
+        side, layer, part = [*stem.split("/", 2), "", ""][:3]
         block = f"{side}.blocks.{layer.removeprefix('layer_')}"
         if part in PARTS:
             tensors[f"{block}.{PARTS[part]}.{LEAVES[leaf]}"] = values
@@ -169,7 +170,10 @@ def whisper_dimensions(variables: dict[str, np.ndarray]) -> dict[str, int]:
     """openai-whisper's ModelDimensions, read off the shapes; tiny.en: 80, 1500, 384, 6, 4, 51864, 448, 384, 6, 4."""
 
     def layers(side: str) -> int:
-        return len({name.split("/")[1] for name in variables if name.startswith(f"{side}/layer_") and "norm/" in name} - {"layer_norm"})
+        return len(
+            {name.split("/")[1] for name in variables if name.startswith(f"{side}/layer_") and "norm/" in name}
+            - {"layer_norm"}
+        )
 
     try:
         n_mels = variables["encoder/conv1/weight"].shape[1]

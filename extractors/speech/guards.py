@@ -1,8 +1,9 @@
 """Guards: what an engine said about one window → words whose times can be trusted and that were really spoken.
 
 Whisper's known faults and what is done about each: words without times (interpolated within their phrase), times that
-run backwards or leave the window (clamped), words without length (given 0.1 s of the pause or word beside them), text invented in silence (dropped when outside speech, or when the engine
-itself doubts that there is speech), phrases repeated in a loop (cut to the first), tokens that are no words (dropped).
+run backwards or leave the window (clamped), words without length (given 0.1 s of the pause or word beside them), text
+invented in silence (dropped when outside speech, or when the engine itself doubts that there is speech), phrases repeated
+in a loop (cut to the first), tokens that are no words (dropped).
 
     words = clean_words(decoded, window, speech_segments)       # list of data.Word on the file's clock
 """
@@ -55,17 +56,17 @@ def lengthen(words: Sequence[Word], window_start_s: float) -> list[Word]:
     """Give words shorter than 0.1 s that much: from the pause before them, else from the word after if it can spare it."""
     result = list(words)
     for i, word in enumerate(result):
-        missing_s = MIN_WORD_S - (word.end_s - word.start_s)
-        if missing_s <= 0:
+        if word.end_s - word.start_s >= MIN_WORD_S:
             continue
         free_from_s = result[i - 1].end_s if i else window_start_s
-        taken_s = min(missing_s, max(0.0, word.start_s - free_from_s))
-        word = replace(word, start_s=word.start_s - taken_s)
-        missing_s -= taken_s
+        word = replace(word, start_s=min(word.start_s, max(word.end_s - MIN_WORD_S, free_from_s)))
+        wanted_end_s = word.start_s + MIN_WORD_S
         following = result[i + 1] if i + 1 < len(result) else None
-        if missing_s > 0 and following and following.end_s - (word.end_s + missing_s) >= MIN_WORD_S:
-            word = replace(word, end_s=word.end_s + missing_s)
-            result[i + 1] = replace(following, start_s=max(following.start_s, word.end_s))
+        if following and wanted_end_s > word.end_s and following.end_s - wanted_end_s >= MIN_WORD_S:
+            next_start_s = max(following.start_s, wanted_end_s)
+            if i + 2 >= len(result) or next_start_s <= result[i + 2].start_s:  # starts must stay in order
+                word = replace(word, end_s=wanted_end_s)
+                result[i + 1] = replace(following, start_s=next_start_s)
         result[i] = word
     return result
 

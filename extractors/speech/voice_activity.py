@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +135,7 @@ def segments_from_probability(
         else:
             joined.append([start_s, end_s])
     kept = [run for run in joined if run[1] - run[0] >= options.min_speech_s]
-    edges = [0.0, *((a[1] + b[0]) / 2 for a, b in zip(kept, kept[1:], strict=False)), duration_s]
+    edges = [0.0, *((a[1] + b[0]) / 2 for a, b in itertools.pairwise(kept)), duration_s]
     return tuple(
         SpeechSegment(max(start_s - options.pad_s, edges[i]), min(end_s + options.pad_s, edges[i + 1]))
         for i, (start_s, end_s) in enumerate(kept)

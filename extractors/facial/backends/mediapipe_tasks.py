@@ -15,7 +15,6 @@ import hashlib
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -25,161 +24,21 @@ from extractors.facial import COLUMNS, FACE_BACKENDS, FaceSettings
 from extractors.facial.action_units import action_units, face_crop, head_pose
 from extractors.facial.columns import BLENDSHAPES
 from extractors.facial.extraction import FaceObservation
-from extractors.facial.tracking import overlap
+from extractors.facial.mediapipe_parts import SAME_FACE, Box, Detector, Found, Landmarker
 from extractors.frame import Frame
-from extractors.native import load_cv2, load_mediapipe, quiet_stderr
+from extractors.native import load_cv2
 from extractors.weights import CATALOGUE, resolve
 
 VERSION = "1"
 
 SCORE_INTERVAL_S = 0.5
-SCORE_FLOOR = 0.3  # the detector is asked for faces above this; a followed face it does not confirm gets this score
-OPEN_SCORE = 0.5  # a tile's detection must reach this to be followed
 TILE_INTERVAL_S = 1.0  # between tile searches while nothing is seen
 MANY_INTERVAL_S = 2.0  # between tile searches for more faces, with follow "speaker" or "all"
-TILE_SHARES = (0.6, 0.35)  # sides of the square tiles, as shares of the frame's shorter side
-MIN_TILE_PX = 160
 CROP_FACTOR = 3.0  # side of a followed crop, in face sizes
 RECROP_OFFSET = 0.2  # the crop moves when the face is farther than this share of its side from its middle
 RECROP_SHARES = (0.22, 0.5)  # … or when the face fills less or more of it
 LARGE_FACE = 0.25  # of the longer side: the whole-frame landmarker does such faces
 LOST_AFTER_S = 0.5  # a crop is given up when its face was not seen for so long
-SAME_FACE = 0.3  # intersection over union of two views' boxes that makes them one face
-
-
-@dataclass
-class Box:
-    """A box in pixels: left, top, width, height, and the detector's score."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    score: float = 0.0
-
-    @property
-    def size(self) -> float:
-        return max(self.width, self.height)
-
-    @property
-    def centre(self) -> tuple[float, float]:
-        return self.x + self.width / 2, self.y + self.height / 2
-
-    def overlap(self, other: Box) -> float:
-        a, b = (np.array([box.x, box.y, box.width, box.height]) for box in (self, other))
-        return overlap(a, b)
-
-
-@dataclass
-class Found:
-    """One face found by a landmarker, in pixels of the whole frame."""
-
-    landmarks: np.ndarray  # (478, 3)
-    shapes: np.ndarray  # (52,)
-    matrix: np.ndarray  # (4, 4)
-    score: float = SCORE_FLOOR
-
-    @property
-    def box(self) -> Box:
-        low, high = self.landmarks[:, :2].min(axis=0), self.landmarks[:, :2].max(axis=0)
-        return Box(*low, *(high - low), self.score)
-
-
-class Landmarker:
-    """One FaceLandmarker in video mode. Timestamps are its own: strictly increasing whatever the frames' times."""
-
-    def __init__(self, model: bytes, n_faces: int) -> None:
-        self._mp = load_mediapipe()
-        tasks = self._mp.tasks
-        options = tasks.vision.FaceLandmarkerOptions(
-            base_options=tasks.BaseOptions(model_asset_buffer=model),
-            running_mode=tasks.vision.RunningMode.VIDEO,
-            num_faces=n_faces,
-            output_face_blendshapes=True,
-            output_facial_transformation_matrixes=True,
-        )
-        self._last_ms = -1
-        self._tracking = False
-        with quiet_stderr():
-            self._task = tasks.vision.FaceLandmarker.create_from_options(options)
-            self.forget()  # the model's first run also writes to stderr
-
-    def forget(self) -> None:
-        """Drop what it tracks, by showing it a black picture."""
-        self._run(np.zeros((64, 64, 3), np.uint8), 0.0)
-        self._tracking = False
-
-    def find(self, rgb: np.ndarray, time_s: float, left: int = 0, top: int = 0) -> list[Found]:
-        """Faces in ``rgb``, whose corner lies at (left, top) of the frame."""
-        result = self._run(rgb, time_s)
-        if self._tracking and not result.face_landmarks:  # lost (a cut): only a second call detects afresh
-            result = self._run(rgb, time_s)
-        self._tracking = bool(result.face_landmarks)
-        height, width = rgb.shape[:2]
-        found = []
-        for marks, shapes, matrix in zip(
-            result.face_landmarks, result.face_blendshapes, result.facial_transformation_matrixes, strict=True
-        ):
-            points = np.array([(p.x * width + left, p.y * height + top, p.z * width) for p in marks])
-            found.append(Found(points, np.array([s.score for s in shapes], np.float32), np.asarray(matrix)))
-        return [one for one in found if np.isfinite(one.landmarks).all() and np.isfinite(one.matrix).all()]
-
-    def _run(self, rgb: np.ndarray, time_s: float) -> Any:
-        self._last_ms = max(self._last_ms + 1, round(time_s * 1000))
-        image = self._mp.Image(self._mp.ImageFormat.SRGB, np.ascontiguousarray(rgb))
-        return self._task.detect_for_video(image, self._last_ms)
-
-    def close(self) -> None:
-        self._task.close()
-
-
-class Detector:
-    """The landmarker bundle's own face detector, which says how sure it is. About 3 ms whatever the picture's size."""
-
-    def __init__(self, model: bytes) -> None:
-        self._mp = load_mediapipe()
-        tasks = self._mp.tasks
-        options = tasks.vision.FaceDetectorOptions(
-            base_options=tasks.BaseOptions(model_asset_buffer=model), min_detection_confidence=SCORE_FLOOR
-        )
-        with quiet_stderr():
-            self._task = tasks.vision.FaceDetector.create_from_options(options)
-            self.find(np.zeros((64, 64, 3), np.uint8))
-
-    def find(self, rgb: np.ndarray, left: int = 0, top: int = 0) -> list[Box]:
-        image = self._mp.Image(self._mp.ImageFormat.SRGB, np.ascontiguousarray(rgb))
-        boxes = []
-        for one in self._task.detect(image).detections:
-            box = one.bounding_box
-            score = float(one.categories[0].score or 0.0)
-            boxes.append(Box(box.origin_x + left, box.origin_y + top, box.width, box.height, score))
-        return boxes
-
-    def find_in_tiles(self, rgb: np.ndarray) -> list[Box]:
-        """Faces too small for one look at the whole frame: square tiles that overlap by half; best score first."""
-        height, width = rgb.shape[:2]
-        boxes = []
-        for share in TILE_SHARES:
-            side = round(share * min(height, width))
-            if side < MIN_TILE_PX:
-                continue
-            for top in _starts(height, side):
-                for left in _starts(width, side):
-                    boxes += self.find(rgb[top : top + side, left : left + side], left, top)
-        kept: list[Box] = []
-        for box in sorted(boxes, key=lambda box: -box.score):
-            if box.score >= OPEN_SCORE and all(box.overlap(other) < SAME_FACE for other in kept):
-                kept.append(box)
-        return kept
-
-    def close(self) -> None:
-        self._task.close()
-
-
-def _starts(length: int, side: int) -> list[int]:
-    """Where tiles begin along one axis: evenly, at least half overlapping, the last one flush with the end."""
-    count = max(1, int(np.ceil((length - side) / (side / 2))) + 1)
-    return [round(start) for start in np.linspace(0, max(0, length - side), count)]
 
 
 @dataclass
@@ -206,8 +65,10 @@ class View:
             inside = left <= x <= right and top <= y <= bottom
             if inside and moved <= RECROP_OFFSET and RECROP_SHARES[0] <= share <= RECROP_SHARES[1]:
                 return
-        self.region = _square(self.box, round(CROP_FACTOR * self.box.size), width, height)
-        self.landmarker.forget()
+        region = _square(self.box, round(CROP_FACTOR * self.box.size), width, height)
+        if region != self.region:
+            self.region = region
+            self.landmarker.forget()
 
 
 def _square(box: Box, side: int, width: int, height: int) -> tuple[int, int, int, int]:
@@ -285,10 +146,9 @@ class MediaPipeFaces:
 
     def _find(self, rgb: np.ndarray, time_s: float) -> list[Found]:
         """Faces of one frame, each once."""
-        found = self._follow_views(rgb, time_s)
-        for one in self._main.find(rgb, time_s):
-            if all(one.box.overlap(other.box) < SAME_FACE for other in found):
-                found.append(one)
+        seen_whole = self._main.find(rgb, time_s)
+        found = self._follow_views(rgb, time_s, seen_whole)
+        found += [one for one in seen_whole if not _among(one, found)]
         if self._tiles_due(len(found), time_s):
             self._tiled_s = time_s
             for box in self._detector.find_in_tiles(rgb):
@@ -317,15 +177,18 @@ class MediaPipeFaces:
         self._views.append(view)
         return [found]
 
-    def _follow_views(self, rgb: np.ndarray, time_s: float) -> list[Found]:
+    def _follow_views(self, rgb: np.ndarray, time_s: float, seen_whole: list[Found]) -> list[Found]:
+        """The crops' faces; gives up crops that lost theirs, or whose face the whole frame now shows large enough."""
         found: list[Found] = []
         for view in list(self._views):
             one = self._look(view, rgb, time_s)
-            doubled = one is not None and any(one.box.overlap(other.box) >= SAME_FACE for other in found)
-            grown = one is not None and one.box.size > LARGE_FACE * max(rgb.shape[:2])
-            if one is not None and not doubled and not grown:
-                found.append(one)
-            elif doubled or grown or time_s - view.seen_s > LOST_AFTER_S:
+            large = doubled = False
+            if one is not None:
+                doubled = _among(one, found)
+                large = one.box.size > LARGE_FACE * max(rgb.shape[:2]) and _among(one, seen_whole)
+                if not doubled and not large:
+                    found.append(one)
+            if doubled or large or time_s - view.seen_s > LOST_AFTER_S:
                 self._views.remove(view)
                 self._spare.append(view.landmarker)
         return found
@@ -360,6 +223,11 @@ class MediaPipeFaces:
                     self._scores += self._detector.find(rgb[top:bottom, left:right], left, top)
         for one in found:
             one.score = max((b.score for b in self._scores if one.box.overlap(b) >= SAME_FACE), default=one.score)
+
+
+def _among(one: Found, others: list[Found]) -> bool:
+    """Whether a face is one of the others."""
+    return any(one.box.overlap(other.box) >= SAME_FACE for other in others)
 
 
 def _observation(found: Found, emotions: np.ndarray, width: int, height: int) -> FaceObservation:

@@ -11,6 +11,7 @@ named, its sha256 checked against the one in its address. ffmpeg is never called
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -89,7 +90,9 @@ class OpenaiWhisperEngine:
         if target.is_file():
             check_sha256(target, digest)
             return Located(target, "path" if settings.model_dir else "cache", digest)
-        remedy = f"Put {target.name} from {url} into a folder and give it as model_dir, or use model={PACKAGED_MODEL!r}."
+        remedy = (
+            f"Put {target.name} from {url} into a folder and give it as model_dir, or use model={PACKAGED_MODEL!r}."
+        )
         if settings.model_dir is not None:
             raise WeightsError(f"Expected {target.name} in {folder}.", code="weights_missing", remedy=remedy)
         return Located(_fetch(url, target, digest, remedy), "download", digest)
@@ -101,7 +104,7 @@ class OpenaiWhisperEngine:
         threads = torch.get_num_threads()
         torch.set_num_threads(self.settings.threads)
         try:
-            result = self.model.transcribe(
+            result: dict[str, Any] = self.model.transcribe(
                 samples,
                 verbose=None,
                 language=language if self.model.is_multilingual else "en",
