@@ -47,8 +47,8 @@ SOURCE_OF: dict[Modality, tuple[str, str]] = {
 }
 MAX_STEPS = (60, 800, 400)
 # Share of draws: text has by far the most samples and would drown the others.
-SHARES = {"text": 0.35, "audio": 0.2, "visual": 0.2, "joined": 0.25}
-N_JOINED = {"train": 8000, "valid": 600, "test": 1200}
+SHARES = {"text": 0.6, "audio": 0.12, "visual": 0.1, "joined": 0.18}
+N_JOINED = {"train": 6000, "valid": 600, "test": 1200}
 JOINS = (("text", "audio", "visual"), ("audio", "visual"), ("text", "audio"), ("text", "visual"))
 JOIN_SHARES = (0.4, 0.3, 0.15, 0.15)
 NEUTRAL_SHARE = 0.4  # of the parts of a joined clip that carry no emotion although the clip does
@@ -211,7 +211,8 @@ def augmenter(specs: Mapping[Modality, FeatureSpec]) -> Callable[[Batch, torch.G
             n_samples, n_steps, n_columns = values[name].shape
             if not n_steps:
                 continue
-            hidden = torch.rand(n_samples, n_steps, generator=generator) < 0.1
+            share = torch.rand(n_samples, 1, generator=generator) * (0.2 if name == "text" else 0.5)
+            hidden = torch.rand(n_samples, n_steps, generator=generator) < share
             kept = masks[name] & ~hidden
             masks[name] = torch.where(kept.any(1, keepdim=True), kept, masks[name])
             if name == "text":
@@ -229,8 +230,8 @@ def augmenter(specs: Mapping[Modality, FeatureSpec]) -> Callable[[Batch, torch.G
 
 def _voice_spread(column: str) -> float:
     if column == "MCEP_0":
-        return 0.7
-    return {"F0": 0.3}.get(column, 0.2 if column.startswith("MCEP") else 0.05)
+        return 1.0
+    return {"F0": 0.4}.get(column, 0.3 if column.startswith("MCEP") else 0.15)
 
 
 def train(prepared: Prepared, settings: ModelSettings, training: TrainSettings, say: Say) -> Checkpoint:
