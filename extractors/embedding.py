@@ -111,7 +111,7 @@ class WordVectors:
 
     @cached_property
     def keyed(self) -> KeyedVectors:
-        """The same memory as a gensim KeyedVectors, for similarity and search. Importing gensim costs 2 s, hence late."""
+        """The table as a gensim KeyedVectors, over the same memory. Importing gensim takes 1–2 s, hence only when used."""
         from gensim.models import KeyedVectors
 
         keyed = KeyedVectors(self.dim)
@@ -121,8 +121,8 @@ class WordVectors:
 
     def vector(self, word: str) -> np.ndarray | None:
         """float32 [shape=(dim,)]: the mean of the word's entries, or None if the word is unknown."""
-        rows = [self.index[entry] for entry in entries(word, self.index)]
-        return self.table.vectors[rows].mean(axis=0, dtype=np.float32) if rows else None
+        known = entries(word, self.keyed.key_to_index)
+        return self.keyed[known].mean(axis=0, dtype=np.float32) if known else None
 
 
 def text_spec(vectors: WordVectors) -> FeatureSpec:

@@ -150,7 +150,7 @@ def check_sha256(path: Path, expected: str) -> None:
         raise WeightsError(f"Expected weights at {path} but they cannot be read: {error.strerror}.") from error
     if came != expected:
         raise WeightsError(
-            f"Expected {path} to have sha256 {expected[:12]}… but it has {came[:12]}…: the file is corrupted or another version.",
+            f"Expected {path} to have sha256 {expected[:12]}… but it has {came[:12]}…: corrupted, or another version.",
             code="weights_corrupt",
             remedy="Delete it and run `lamb weights fetch`, or reinstall the package it came with.",
         )

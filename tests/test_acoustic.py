@@ -48,7 +48,14 @@ def middle(values: np.ndarray) -> np.ndarray:
 def test_names_and_order() -> None:
     assert len(COLUMNS) == 74
     assert COLUMNS[:11] == ("F0", "VUV", "NAQ", "QOQ", "H1H2", "PSP", "MDQ", "peakSlope", "Rd", "Rd_conf", "creak")
-    assert [COLUMNS[i] for i in (11, 35, 36, 60, 61, 73)] == ["MCEP_0", "MCEP_24", "HMPDM_0", "HMPDM_24", "HMPDD_0", "HMPDD_12"]
+    assert [COLUMNS[i] for i in (11, 35, 36, 60, 61, 73)] == [
+        "MCEP_0",
+        "MCEP_24",
+        "HMPDM_0",
+        "HMPDM_24",
+        "HMPDD_0",
+        "HMPDD_12",
+    ]
     assert acoustic_spec("fixed").fingerprint() != acoustic_spec("compat").fingerprint()
     with pytest.raises(ValueError, match="mode"):
         acoustic_spec("other")

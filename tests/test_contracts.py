@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def test_overlapping_steps_count_once() -> None:
 def test_slices_at_any_cuts_partition_the_track(n_steps: int, cuts: list[float]) -> None:
     made = track(n_steps)
     edges = [-1.0, *sorted(cuts), 100.0]
-    parts = [made.slice(a, b).values for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    parts = [made.slice(a, b).values for a, b in itertools.pairwise(edges)]
     np.testing.assert_array_equal(np.concatenate(parts), made.values)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -87,7 +89,7 @@ def test_every_word_is_in_exactly_one_spoken_utterance(gaps: list[tuple[float, f
         middle = (word.start_s + word.end_s) / 2
         assert sum(u.start_s <= middle < u.end_s for u in cut if u.spoken) == 1
     assert all(u.end_s > u.start_s for u in cut)
-    assert all(b.start_s >= a.end_s - 1e-9 for a, b in zip(cut[:-1], cut[1:], strict=True))
+    assert all(b.start_s >= a.end_s - 1e-9 for a, b in itertools.pairwise(cut))
 
 
 def test_mask_outside_keeps_the_margin_only() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from data.errors import InputError
 from data.labels import EMOTIONS
-from data.sources import NEUTRAL, SOURCES, LabelledItem, Split, existing_folder
+from data.sources import NEUTRAL, SOURCES, LabelledItem, existing_folder
 from data.splits import stratified_group_split
 
 SHARES = {"train": 0.7, "valid": 0.1, "test": 0.2}
@@ -27,7 +27,7 @@ def read(folder: Path) -> list[LabelledItem]:
     for name, emotion in rows:
         if emotion not in (*EMOTIONS, NEUTRAL) or not (folder / name).is_file():
             raise InputError(
-                f"Expected a picture and one of {', '.join(EMOTIONS)} or {NEUTRAL} in labels.csv but got {name!r}, {emotion!r}.",
+                f"Expected a picture and one of {', '.join(EMOTIONS)} or {NEUTRAL} in labels.csv: {name!r}, {emotion!r}.",
                 code="bad_dataset",
             )
     people = [re.sub(r"_?\d+$", "", Path(name).stem).lower() for name, _ in rows]

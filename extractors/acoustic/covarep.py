@@ -137,7 +137,7 @@ def extract(samples: np.ndarray, rate_hz: int, mode: str = "fixed") -> FeatureTr
         )
     if not len(signal):
         return FeatureTrack.empty(spec, "no_audio")
-    rate_hz = round(rate_hz)
+    rate_hz = rate_hz
     if mode == "fixed" and rate_hz > TOP_RATE_HZ:
         import librosa
 

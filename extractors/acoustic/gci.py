@@ -1,3 +1,6 @@
+# scipy ships no types for its transforms and filters; what a checker infers for them is wrong.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportReturnType=false, reportAssignmentType=false, reportOptionalIterable=false
 """Glottal closure instants by SEDREAMS: where in each glottal cycle the vocal folds snap shut.
 
 In: upright mono signal (N,), its LP residual, the pitch track. Out: sample indices (G,), increasing, 0-based.
@@ -27,7 +30,7 @@ def mean_based_signal(signal: np.ndarray, rate_hz: float, median_f0_hz: float) -
     if len(signal) < 2 * half + 1:
         return smooth
     smooth[half : len(signal) - half] = fftconvolve(signal, window, mode="valid") / len(window)
-    b, a = ellip(5, 3, 60, 50 / (rate_hz / 2), "highpass")
+    b, a = ellip(5, 3, 60, 50 / (rate_hz / 2), "highpass")  # type: ignore[misc]
     smooth = filtfilt(b, a, smooth, padlen=min(3 * (len(a) - 1), len(smooth) - 1))
     peak = np.max(np.abs(smooth))
     return smooth / peak if peak > 0.0 else smooth
@@ -70,9 +73,7 @@ def _turning_points(smooth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return minima[:n_pairs], maxima[:n_pairs]
 
 
-def glottal_closures(
-    signal: np.ndarray, residual: np.ndarray, rate_hz: float, median_f0_hz: float
-) -> np.ndarray:
+def glottal_closures(signal: np.ndarray, residual: np.ndarray, rate_hz: float, median_f0_hz: float) -> np.ndarray:
     """All candidate closures of a file, voiced or not (the caller keeps the voiced), 0-based, unique, increasing."""
     none = np.zeros(0, dtype=np.int64)
     if median_f0_hz <= 0.0 or len(signal) < 3:

@@ -14,7 +14,6 @@ import functools
 import numpy as np
 from numba import njit
 
-from extractors.acoustic.frames import round_half_up
 from extractors.acoustic.sinusoids import Harmonics
 
 RD_RANGE = (0.3, 2.5)
@@ -172,7 +171,7 @@ def _bounded_brent(residual_phase, cubics, n_phases):
             if value <= f_next or next_best == best:
                 full, f_full = next_best, f_next
                 next_best, f_next = at, value
-            elif value <= f_full or full == best or full == next_best:
+            elif value <= f_full or full in (best, next_best):
                 full, f_full = at, value
         middle = 0.5 * (a + b)
         tol1 = sqrt_eps * abs(best) + TOLERANCE / 3.0

