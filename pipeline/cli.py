@@ -7,6 +7,7 @@ Exit status: 0 all files ok or partial, 1 some failed, 2 wrong use or nothing co
 
 from __future__ import annotations
 
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -77,6 +78,8 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 def main() -> None:
     """Entry point: errors that a user can mend become one line and exit status 2."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # a hub is only asked when the user names a hub model
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app()
     except LambError as error:

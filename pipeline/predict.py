@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from data.clip import Clip
 from data.errors import InputError, LambError
 from pipeline.events import Event, Notify, ignore
 from pipeline.video import Analysis, Extractors
@@ -75,8 +76,9 @@ class Predictor:
 
     def _record(self, path: Path, analysis: Analysis, notify: Notify) -> dict[str, Any]:
         probabilities = np.zeros((0, len(self.checkpoint.label_set)))
-        if analysis.clips:
-            probabilities = self.checkpoint.predict(analysis.clips)
+        clips = [clip for clip in analysis.clips if self.checkpoint.usable(clip)]
+        if clips:
+            probabilities = self.checkpoint.predict(clips)
         utterances = [
             {
                 "start_s": round(clip.start_s, TIME_DIGITS),
@@ -86,7 +88,7 @@ class Predictor:
                 **self._scores(row),
                 "coverage": {name: round(clip.coverage(name), TIME_DIGITS) for name in ("text", "audio", "visual")},
             }
-            for clip, row in zip(analysis.clips, probabilities, strict=True)
+            for clip, row in zip(clips, probabilities, strict=True)
         ]
         notify(Event(path.name, "lamb", 1.0, f"{len(utterances)} utterances"))
         return {
@@ -97,14 +99,14 @@ class Predictor:
             "reasons": list(analysis.reasons),
             "error": None,
             "utterances": utterances,
-            "overall": self._overall(analysis, probabilities),
+            "overall": self._overall(clips, probabilities),
         }
 
-    def _overall(self, analysis: Analysis, probabilities: np.ndarray) -> dict[str, Any]:
+    def _overall(self, clips: list[Clip], probabilities: np.ndarray) -> dict[str, Any]:
         """Mean over utterances weighted by duration; labels are those whose mean passes the threshold."""
         if not len(probabilities):
             return {"probabilities": {}, "labels": []}
-        weights = np.array([clip.end_s - clip.start_s for clip in analysis.clips])
+        weights = np.array([clip.end_s - clip.start_s for clip in clips])
         return self._scores(np.average(probabilities, axis=0, weights=weights))
 
     def _scores(self, row: np.ndarray) -> dict[str, Any]:

@@ -310,3 +310,17 @@ def test_real_clips(shared_data: Path) -> None:
         if "_DFA_" in name:
             assert "forget" in " ".join(row["text"] for row in record["utterances"]).lower(), name
             assert all(row["coverage"]["visual"] > 0.9 for row in record["utterances"])
+
+
+def test_predict_needs_no_network(talking: Path) -> None:
+    """In a network namespace of its own, without any interface up, the default run is the same."""
+    isolated = ["unshare", "--map-root-user", "--net"]
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*isolated, "true"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("network namespaces cannot be made here")
+    command = [*isolated, sys.executable, "-m", "pipeline.cli", "predict", "--json", "--quiet", str(talking)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert check_document(done.stdout)["files"][0]["outcome"] == "ok"
