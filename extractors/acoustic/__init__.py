@@ -8,6 +8,9 @@ In: samples (N,) or (N, channels) in ±1, 8–96 kHz. Out: FeatureTrack of 74 co
 
 from __future__ import annotations
 
+import functools
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from data.spec import FeatureSpec
@@ -25,15 +28,20 @@ COLUMNS: tuple[str, ...] = (
     *(f"HMPDD_{i}" for i in range(13)),
 )  # fmt: skip
 RATE_HZ = 100.0
-VERSION = "1"
-CREAK_DIGEST = ""
+VERSION = "2"
+
+
+@functools.lru_cache(maxsize=1)
+def _creak_digest() -> str:
+    """sha256 of the shipped creak network, the only weights here, as its card records it."""
+    return json.loads((Path(__file__).with_name("creak.json")).read_text())["sha256"]
 
 
 def acoustic_spec(mode: str = "fixed") -> FeatureSpec:
     """The contract of the acoustic track. ``mode`` is part of its version. Raises ValueError for another mode."""
     if mode not in ("fixed", "compat"):
         raise ValueError(f"Expected mode to be 'fixed' or 'compat' but got {mode!r}")
-    return FeatureSpec("audio", COLUMNS, RATE_HZ, "covarep", f"{VERSION}-{mode}", CREAK_DIGEST)
+    return FeatureSpec("audio", COLUMNS, RATE_HZ, "covarep", f"{VERSION}-{mode}", _creak_digest())
 
 
 def covarep_features(samples: np.ndarray, rate_hz: int, mode: Mode = "fixed") -> FeatureTrack:

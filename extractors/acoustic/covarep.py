@@ -24,7 +24,7 @@ from extractors.acoustic.phase import phase_distortion
 from extractors.acoustic.pitch import Pitch, srh_pitch
 from extractors.acoustic.polarity import speech_polarity
 from extractors.acoustic.residual import lp_residual
-from extractors.acoustic.sinusoids import harmonic_frames
+from extractors.acoustic.sinusoids import harmonic_frames, window_inside
 from extractors.acoustic.voice_quality import voice_quality
 from extractors.acoustic.wavelet import maxima_dispersion, peak_slope
 
@@ -93,8 +93,10 @@ def matrix(signal: np.ndarray, rate_hz: int, mode: str = "fixed") -> tuple[np.nd
         first = column["MCEP_0"]
         out[:, 8:10] = to_instants(at, np.stack(estimate_rd(harmonics, rate_hz, mode), axis=1), instants)
         _, cepstra = mel_cepstra(signal, rate_hz, pitch.time_s, pitch.f0_hz)
-        stretched = np.linspace(1, len(signal), len(cepstra)) if compat else at  # the reference forgets the times
-        out[:, first : first + 25] = to_instants(stretched, cepstra, instants)
+        if compat:  # the reference forgets the frames' times and stretches them over the file
+            inside = window_inside(len(signal), rate_hz, pitch.time_s, pitch.f0_hz)
+            stretched = np.linspace(1, len(signal), inside.sum())[inside.cumsum()[harmonics.frame] - 1]
+        out[:, first : first + 25] = to_instants(stretched if compat else at, cepstra, instants)
         mean, deviation = phase_distortion(harmonics, rate_hz, mode)
         around = np.concatenate([np.cos(mean), np.sin(mean)], axis=1)
         around = to_instants(at, around, instants)
@@ -137,7 +139,7 @@ def extract(samples: np.ndarray, rate_hz: int, mode: str = "fixed") -> FeatureTr
         )
     if not len(signal):
         return FeatureTrack.empty(spec, "no_audio")
-    rate_hz = rate_hz
+    rate_hz = int(rate_hz)
     if mode == "fixed" and rate_hz > TOP_RATE_HZ:
         import librosa
 

@@ -1,6 +1,3 @@
-# scipy ships no types for its transforms and filters; what a checker infers for them is wrong.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# pyright: reportReturnType=false, reportAssignmentType=false, reportOptionalIterable=false
 """Creaky voice: twelve measurements of irregular, widely spaced glottal pulses, and a posterior 0..1 made of them.
 
 In: upright mono signal (N,) at any rate, pitch track. Out: features (M, 12) and posterior (M,) every 10 ms.
@@ -13,12 +10,20 @@ Sources: Ishi, Sakakibara, Ishiguro & Hagita 2008 (short-term power peaks, IFP, 
 
 from __future__ import annotations
 
+import functools
+import json
+from pathlib import Path
+
 import numpy as np
 from numba import njit
 
 from extractors.acoustic.frames import HOP_S, to_instants
 from extractors.acoustic.pitch import Pitch, at_most_16k
 from extractors.acoustic.residual import lp_residual
+from extractors.weights import check_sha256
+
+WEIGHTS = Path(__file__).with_name("creak.safetensors")
+CARD = WEIGHTS.with_suffix(".json")
 
 FEATURES = (
     "h2h1_db", "residual_prominence", "zero_crossing_rate", "ifp", "ips", "power_fall_db", "power_rise_db", "f0_hz",
@@ -88,8 +93,8 @@ def _autocorrelation(rows: np.ndarray, n_lags: int) -> np.ndarray:
     from scipy.fft import irfft, next_fast_len, rfft
 
     size = next_fast_len(rows.shape[1] + n_lags)
-    spectra = rfft(rows, size, axis=1)
-    lags = irfft(spectra.real**2 + spectra.imag**2, size, axis=1)[:, :n_lags]
+    spectra = np.asarray(rfft(rows, size, axis=1))
+    lags = np.asarray(irfft(np.abs(spectra) ** 2, size, axis=1))[:, :n_lags]
     n = rows.shape[1]
     return lags / np.maximum(lags[:, :1], 1e-20) * (n / (n - np.arange(n_lags)))
 
@@ -176,13 +181,32 @@ def creak_features(signal: np.ndarray, rate_hz: int, pitch: Pitch) -> tuple[np.n
     return time_s, out
 
 
+def with_derivatives(features: np.ndarray) -> np.ndarray:
+    """The features with their first and second differences over time, (M, 36)."""
+    if len(features) < 3:
+        return np.concatenate([features, np.zeros_like(features), np.zeros_like(features)], axis=1)
+    slope = np.gradient(features, axis=0)
+    return np.concatenate([features, slope, np.gradient(slope, axis=0)], axis=1)
+
+
+def run_network(inputs: np.ndarray, network: dict[str, np.ndarray]) -> np.ndarray:
+    """Posterior 0..1 of inputs (M, 36): scaled to −1..1 by the training range, 32 tanh units, one logistic. (M,)."""
+    low, high = network["low"], network["high"]
+    scaled = np.clip(2 * (inputs - low) / np.maximum(high - low, 1e-12) - 1, -2, 2)
+    hidden = np.tanh(scaled @ network["hidden_weight"].T + network["hidden_bias"])
+    return 1 / (1 + np.exp(-(hidden @ network["out_weight"].T + network["out_bias"])[:, 0]))
+
+
+@functools.lru_cache(maxsize=1)
+def _network() -> dict[str, np.ndarray]:
+    """The shipped network, its sha256 checked against its card. Raises WeightsError if it is missing or differs."""
+    from safetensors.numpy import load_file
+
+    card = json.loads(CARD.read_text())
+    check_sha256(WEIGHTS, card["sha256"])
+    return load_file(WEIGHTS)
+
+
 def creak_posterior(features: np.ndarray) -> np.ndarray:
-    """0..1 per row (M,): pulses that stand out (power falls between them), resemble each other, yet have no period
-    within 15 ms, in frames with energy (Ishi's three conditions, joined by logistic curves)."""
-    fall = np.minimum(features[:, 5], features[:, 6])
-    pulses = 1 / (1 + np.exp(-(fall - 6.0)))
-    alike = 1 / (1 + np.exp(-12 * (features[:, 4] - 0.6)))
-    aperiodic = 1 / (1 + np.exp(12 * (features[:, 3] - 0.6)))
-    loud = 1 / (1 + np.exp(-0.3 * (features[:, 9] + 35.0)))
-    slow = 1 / (1 + np.exp(0.1 * (features[:, 11] - 90.0)))
-    return pulses * alike * aperiodic * loud * slow
+    """Posterior 0..1 per row of features (M, 12), by the network that ``train_creak`` made."""
+    return run_network(with_derivatives(features), _network())

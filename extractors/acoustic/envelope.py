@@ -1,6 +1,3 @@
-# scipy ships no types for its transforms and filters; what a checker infers for them is wrong.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# pyright: reportReturnType=false, reportAssignmentType=false, reportOptionalIterable=false
 """The spectral envelope as 25 mel cepstra: a smooth curve that touches the harmonics' tops (true envelope).
 
 In: upright mono signal (N,), rate in Hz, pitch frames. Out: c0, 2c1 … 2c24 per frame, natural log of amplitude.
@@ -22,6 +19,7 @@ from extractors.acoustic.sinusoids import frame_spectra, usable_frames
 N_COEFFICIENTS = 25
 TOLERANCE = 2.0 * np.log(10) / 20  # 2 dB in nepers
 MAX_STEPS = 200
+GROUP_FRAMES = 64
 
 
 @functools.lru_cache(maxsize=64)
@@ -54,24 +52,38 @@ def mel_cepstrum(log_amplitude: np.ndarray, rate_hz: float, order: int) -> np.nd
     return np.log(np.maximum(warped, 1e-300)) @ _cepstral_rows(n_bins, order)
 
 
-def true_envelope(log_amplitude: np.ndarray, orders: np.ndarray) -> np.ndarray:
-    """Smooth curves that reach the peaks of log amplitudes (M, bins) within 2 dB; cepstral ``orders`` (M,)."""
-    from scipy.fft import irfft, rfft
+@functools.lru_cache(maxsize=8)
+def _cosines(n_bins: int, order: int) -> np.ndarray:
+    """Rows cos(πnk/(n_bins − 1)) for n = 0..order over bins k, (order + 1, n_bins): cepstrum to log spectrum."""
+    return np.ascontiguousarray(np.cos(np.pi * np.outer(np.arange(order + 1), np.arange(n_bins)) / (n_bins - 1)))
 
+
+def true_envelope(log_amplitude: np.ndarray, orders: np.ndarray) -> np.ndarray:
+    """Smooth curves that reach the peaks of log amplitudes (M, bins) within 2 dB; cepstral ``orders`` (M,).
+
+    Only order + 1 of thousands of cepstral coefficients survive the lifter, so two matrix products beat two FFTs.
+    """
     n_bins = log_amplitude.shape[1]
-    n_fft = 2 * (n_bins - 1)
-    lifters = np.zeros((len(orders), n_bins))
+    curve = np.empty_like(log_amplitude)
+    by_order = np.argsort(orders, kind="stable")
+    for begin in range(0, len(by_order), GROUP_FRAMES):
+        rows = by_order[begin : begin + GROUP_FRAMES]
+        curve[rows] = _raise(log_amplitude[rows], orders[rows].astype(int), n_bins)
+    return curve
+
+
+def _raise(level: np.ndarray, orders: np.ndarray, n_bins: int) -> np.ndarray:
+    top = 16 * int(np.ceil(orders.max() / 16))  # few distinct sizes: the matrices are cached
+    analysis, synthesis = _cepstral_rows(n_bins, top), _cosines(n_bins, top)
+    lifters = np.zeros((len(orders), top + 1))
     for row, order in zip(lifters, orders, strict=True):
-        half = np.hamming(2 * int(order) + 1)[int(order) :]
-        row[: len(half)] = half[:n_bins]
-    curve = np.zeros_like(log_amplitude)
+        row[: order + 1] = np.hamming(2 * order + 1)[order:]
+    curve = np.zeros_like(level)
     active = np.arange(len(orders))
-    excess = log_amplitude.copy()
+    excess = level
     for _ in range(MAX_STEPS + 1):
-        cepstrum = irfft(excess, n_fft, axis=1)[:, :n_bins] * lifters[active]
-        cepstrum[:, 1:] *= 2
-        curve[active] += rfft(cepstrum, n_fft, axis=1).real
-        excess = log_amplitude[active] - curve[active]
+        curve[active] += ((excess @ analysis) * lifters[active]) @ synthesis
+        excess = level[active] - curve[active]
         going = excess.max(axis=1) > TOLERANCE
         active = active[going]
         if not len(active):

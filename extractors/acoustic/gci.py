@@ -1,6 +1,3 @@
-# scipy ships no types for its transforms and filters; what a checker infers for them is wrong.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# pyright: reportReturnType=false, reportAssignmentType=false, reportOptionalIterable=false
 """Glottal closure instants by SEDREAMS: where in each glottal cycle the vocal folds snap shut.
 
 In: upright mono signal (N,), its LP residual, the pitch track. Out: sample indices (G,), increasing, 0-based.
@@ -30,7 +27,7 @@ def mean_based_signal(signal: np.ndarray, rate_hz: float, median_f0_hz: float) -
     if len(signal) < 2 * half + 1:
         return smooth
     smooth[half : len(signal) - half] = fftconvolve(signal, window, mode="valid") / len(window)
-    b, a = ellip(5, 3, 60, 50 / (rate_hz / 2), "highpass")  # type: ignore[misc]
+    b, a = np.asarray(ellip(5, 3, 60, 50 / (rate_hz / 2), "highpass"))
     smooth = filtfilt(b, a, smooth, padlen=min(3 * (len(a) - 1), len(smooth) - 1))
     peak = np.max(np.abs(smooth))
     return smooth / peak if peak > 0.0 else smooth

@@ -92,8 +92,8 @@ def _lf_phases(n_harmonics: int) -> np.ndarray:
 
 
 def _harmonic_minimum_phase(log_amplitude: np.ndarray) -> np.ndarray:
-    """Minimum phase at harmonics 1..K from their log amplitudes (M, K), DC taken equal to the first."""
-    return minimum_phase(np.concatenate([log_amplitude[:, :1], log_amplitude], axis=1))[:, 1:]
+    """Minimum phase at harmonics 1..K from their log amplitudes (M, K), repeated at DC and Nyquist."""
+    return minimum_phase(np.concatenate([log_amplitude[:, :1], log_amplitude, log_amplitude[:, -1:]], axis=1))[:, 1:-1]
 
 
 @njit(cache=True)
@@ -197,7 +197,7 @@ def estimate_rd(harmonics: Harmonics, rate_hz: float, mode: str = "fixed") -> tu
     """
     sign = 1.0 if mode == "compat" else -1.0
     rd, confidence = np.zeros((2, len(harmonics.frame)))
-    usable = np.minimum(harmonics.count, np.floor(TOP_HZ / harmonics.spacing_hz + 1e-9)).astype(int)
+    usable = np.minimum(harmonics.count, np.floor(TOP_HZ / harmonics.spacing_hz + 1e-9).astype(int)) - 1
     usable = np.minimum(usable, _lf_table()[1].shape[1])
     for k in np.unique(usable[usable >= 3]):
         frames = np.flatnonzero(usable == k)
@@ -205,7 +205,11 @@ def estimate_rd(harmonics: Harmonics, rate_hz: float, mode: str = "fixed") -> tu
         own = harmonics.phase[frames, 1 : k + 1] - _harmonic_minimum_phase(log_amplitude)
         lf, lf_minimum = _lf_phases(int(k))
         cubics = np.ascontiguousarray(sign * lf + lf_minimum)
+        own = np.ascontiguousarray(own[:, :N_PHASES])
+        if k < N_PHASES and mode == "compat":  # the reference counts the real value at Nyquist as one more phase, 0
+            own = np.pad(own, ((0, 0), (0, 1)))
+            cubics = np.pad(cubics, ((0, 0), (0, 0), (0, 1)))
         found, sure = np.empty(len(frames)), np.empty(len(frames))
-        _search(np.ascontiguousarray(own[:, :N_PHASES]), cubics, found, sure)
+        _search(own, cubics, found, sure)
         rd[frames], confidence[frames] = found, sure
     return rd, confidence

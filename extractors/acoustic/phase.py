@@ -92,7 +92,8 @@ def smooth_both_ways(values: np.ndarray, window: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(maxsize=1)
 def mean_groups() -> np.ndarray:
-    """Group 0..24 of bins 1..512: one bin each up to 8, then along a Bézier curve (8, 8), (25, 25), (512, 25)."""
+    """Group 0..24 of the first 512 bins, counted from 1: one bin each up to 8, then along a
+    Bézier curve (8, 8), (25, 25), (512, 25)."""
     t = np.linspace(0, 1, 100001)
     x = (1 - t) ** 2 * 8 + 2 * t * (1 - t) * 25 + t**2 * (N_BINS - 1)
     y = (1 - t) ** 2 * 8 + 2 * t * (1 - t) * 25 + t**2 * N_MEAN
@@ -100,13 +101,18 @@ def mean_groups() -> np.ndarray:
     return np.where(bins <= 8, bins, np.floor(np.interp(bins, x, y) + 0.5)).astype(int) - 1
 
 
+def _running_median(values: np.ndarray) -> np.ndarray:
+    """Median over 9 frames along axis 0, zeros beyond the ends."""
+    from scipy.ndimage import median_filter
+
+    return median_filter(values, size=(TREND_FRAMES, 1), mode="constant", cval=0.0)
+
+
 def phase_distortion(harmonics: Harmonics, rate_hz: float, mode: str = "fixed") -> tuple[np.ndarray, np.ndarray]:
     """HMPDM (M, 25), radians, and HMPDD (M, 13), log cepstra of the deviation."""
     n_frames = len(harmonics.frame)
     if n_frames < 2:
         return np.zeros((n_frames, N_MEAN)), np.zeros((n_frames, ORDER_DEVIATION + 1))
-    from scipy.ndimage import median_filter
-
     pd = distortion(harmonics, rate_hz, mode)
     box = np.ones(MEAN_FRAMES)
     cos, sin = np.cos(pd), np.sin(pd)
@@ -114,18 +120,19 @@ def phase_distortion(harmonics: Harmonics, rate_hz: float, mode: str = "fixed") 
     groups = mean_groups()
     sizes = np.bincount(groups, minlength=N_MEAN)
     starts = np.searchsorted(groups, np.arange(N_MEAN))
-    sums = [np.add.reduceat(f(mean[:, 1:]), starts, axis=1) / sizes for f in (np.sin, np.cos)]
+    sums = [np.add.reduceat(f(mean[:, :-1]), starts, axis=1) / sizes for f in (np.sin, np.cos)]
     hmpdm = np.arctan2(sums[0], sums[1])
 
-    trend = np.unwrap(pd, axis=0)
-    trend = median_filter(trend, size=(TREND_FRAMES, 1), mode="nearest")
-    trend = smooth_both_ways(trend, np.hanning(TREND_FRAMES + 2)[1:-1])
+    # the trend: median, then Hann, of cosine and sine apart
+    smoothed = [smooth_both_ways(_running_median(f), np.hanning(TREND_FRAMES)) for f in (sin, cos)]
+    trend = np.arctan2(smoothed[0], smoothed[1])
     rest = pd - trend
     box = np.ones(DEVIATION_FRAMES)
     length = np.hypot(smooth_both_ways(np.cos(rest), box), smooth_both_ways(np.sin(rest), box))
     deviation = np.sqrt(-2 * np.log(np.clip(length, 1e-12, 1.0)))
     deviation[:, 0] = deviation[:, 1]
     if mode == "compat":
-        deviation[deviation == 0.0] = FLOOR
-    deviation = np.maximum(deviation, FLOOR)
+        deviation[deviation < 1e-9] = FLOOR  # rounding alone decides between 0 and 1e-8 in the reference
+    else:
+        deviation = np.maximum(deviation, FLOOR)
     return hmpdm, mel_cepstrum(np.log(deviation), rate_hz, ORDER_DEVIATION)

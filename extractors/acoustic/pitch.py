@@ -1,6 +1,3 @@
-# scipy ships no types for its transforms and filters; what a checker infers for them is wrong.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# pyright: reportReturnType=false, reportAssignmentType=false, reportOptionalIterable=false
 """Pitch and voicing by summation of the residual harmonics (SRH).
 
 In: mono signal (N,), rate in Hz. Out: F0 (Hz), voicing, score and time of frames every 10 ms.
@@ -68,7 +65,7 @@ def _search(residual, starts, n_frame, n_fft, low, high, offset):
         rows = views[starts[begin : begin + BLOCK_FRAMES]] * window
         rows -= rows.mean(axis=1, keepdims=True)
         energy = np.einsum("ij,ij->i", rows, rows)
-        spectra = np.abs(rfft(rows, n_fft, axis=1)[:, :top])
+        spectra = np.abs(np.asarray(rfft(rows, n_fft, axis=1))[:, :top])
         # Parseval: Σ over bins 0..n/2−1 is half of all bins, the Nyquist bin taken out (bin 0 is 0: no mean)
         alternating = rows @ np.where(np.arange(n_frame) % 2, -1.0, 1.0)
         nyquist = alternating**2 if n_fft % 2 == 0 else 0.0
@@ -120,7 +117,7 @@ def srh_pitch(signal: np.ndarray, rate_hz: int, mode: str = "fixed") -> Pitch:
         again = np.flatnonzero(known & ((f0 < low) | (f0 > high)))
         if len(again):
             f0[again], score[again] = _search(residual, starts[again], n_frame, rate_hz, low, high, offset)
-    counted = score if mode == "compat" else score[known]  # one silent frame makes it NaN, never > .05, in compat
+    counted = np.where(known, score, 0.0) if mode == "compat" else score[known]
     spread = np.std(counted, ddof=1) if len(counted) > 1 else 0.0
     with np.errstate(invalid="ignore"):
         voiced = score > (0.085 if spread > 0.05 else 0.07)

@@ -1,6 +1,3 @@
-# scipy ships no types for its transforms and filters; what a checker infers for them is wrong.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# pyright: reportReturnType=false, reportAssignmentType=false, reportOptionalIterable=false
 """Harmonics of every pitch frame: the common ground of Rd, the cepstrum and the phase columns.
 
 In: upright mono signal (N,), rate in Hz, pitch frames. Out: amplitude and phase of up to H harmonics a frame.
@@ -55,12 +52,23 @@ def fft_size(rate_hz: float) -> int:
     return max(N_FFT, 1 << (longest - 1).bit_length())
 
 
-def usable_frames(n_samples: int, rate_hz: float, time_s: np.ndarray, f0_hz: np.ndarray):
-    """Frames whose window lies inside the file: (indices, centres 0-based, half lengths, F0 with 0 → 100 Hz)."""
+def _placed(rate_hz: float, time_s: np.ndarray, f0_hz: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Centres (0-based), half lengths and F0 of the frames; F0 = 0 counts as 100 Hz."""
     f0 = np.where(f0_hz > 0, f0_hz, UNVOICED_F0_HZ)
-    centre = np.floor(time_s * rate_hz + 0.5).astype(np.int64)
-    half = np.floor(1.5 * rate_hz / f0 + 0.5).astype(np.int64)
-    keep = np.flatnonzero((centre - half >= 0) & (centre + half < n_samples) & (2 * half + 1 <= fft_size(rate_hz)))
+    return np.floor(time_s * rate_hz + 0.5).astype(np.int64), np.floor(1.5 * rate_hz / f0 + 0.5).astype(np.int64), f0
+
+
+def window_inside(n_samples: int, rate_hz: float, time_s: np.ndarray, f0_hz: np.ndarray) -> np.ndarray:
+    """Whether a frame's window lies inside the file, (M,) bool."""
+    centre, half, _ = _placed(rate_hz, time_s, f0_hz)
+    return (centre - half >= 0) & (centre + half < n_samples)
+
+
+def usable_frames(n_samples: int, rate_hz: float, time_s: np.ndarray, f0_hz: np.ndarray):
+    """Frames whose window fits file and FFT: (indices, centres 0-based, half lengths, F0 with 0 → 100 Hz)."""
+    centre, half, f0 = _placed(rate_hz, time_s, f0_hz)
+    fits = 2 * half + 1 <= fft_size(rate_hz)  # not so where `compat` calls digital silence 1 Hz
+    keep = np.flatnonzero(window_inside(n_samples, rate_hz, time_s, f0_hz) & fits)
     return keep, centre[keep], half[keep], f0[keep]
 
 
@@ -78,7 +86,7 @@ def frame_spectra(
             windowed = signal[c - h : c + h + 1] * _window(int(h))
             row[: h + 1] = windowed[h:]
             row[n_fft - h :] = windowed[:h]
-        yield block, rfft(rows, axis=1)
+        yield block, np.asarray(rfft(rows, axis=1))
 
 
 @njit(cache=True)
@@ -113,8 +121,8 @@ def _pick(level, real, imag, f0, rate_hz, count, amplitude, phase, spacing):
             if n_peaks > 0 and abs(peak_at[p] - target) * hz < f0[i] / 2:
                 at, value = peak_at[p], peak_db[p]
             else:
-                at = np.floor(target + 0.5)
-                value = level[i, int(at)]
+                at = target
+                value = level[i, int(np.floor(target + 0.5))]
             frequency[h] = at * hz
             low = min(int(at), n_bins - 2)
             first = np.arctan2(imag[i, low], real[i, low])
@@ -133,6 +141,6 @@ def harmonic_frames(signal: np.ndarray, rate_hz: float, time_s: np.ndarray, f0_h
     spacing = np.zeros(len(keep))
     for block, spectra in frame_spectra(signal, rate_hz, centre, half):
         level = np.log(np.maximum(np.abs(spectra), 1e-300))
-        real, imag = np.ascontiguousarray(spectra.real), np.ascontiguousarray(spectra.imag)
+        real, imag = np.ascontiguousarray(np.real(spectra)), np.ascontiguousarray(np.imag(spectra))
         _pick(level, real, imag, f0[block], rate_hz, count[block], amplitude[block], phase[block], spacing[block])
     return Harmonics(keep, time_s[keep], f0, spacing, count, amplitude, phase)

@@ -1,6 +1,3 @@
-# scipy ships no types for its transforms and filters; what a checker infers for them is wrong.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# pyright: reportReturnType=false, reportAssignmentType=false, reportOptionalIterable=false
 """NAQ, QOQ, H1H2 and PSP: what the glottal flow says about tense, modal or breathy voice, one value per closure.
 
 In: glottal flow and derivative (N,), closures (G,) as 0-based samples, rate in Hz. Out: (G, 4) values.
@@ -116,7 +113,7 @@ def _harmonic_difference(derivative, closures, lengths, rate_hz, bin_offset, use
             frame = derivative[start : stop + 1] * 2.0**15
             row[: len(frame)] = (frame * np.hamming(len(frame)))[:rate_hz]
         with np.errstate(divide="ignore"):
-            level = 20 * np.log10(np.abs(rfft(rows, axis=1)))
+            level = 20 * np.log10(np.abs(np.asarray(rfft(rows, axis=1))))
         values = np.zeros(len(block))
         _h1h2(level, rate_hz / lengths[block], rate_hz, bin_offset, values)
         out[block] = values
@@ -124,7 +121,7 @@ def _harmonic_difference(derivative, closures, lengths, rate_hz, bin_offset, use
 
 
 def _parabolic_fit(rows_db):
-    """Alku's a: fit a·k² + b over bins 0..N−1, N growing from 3 while the normalised error stays below .01. Shape (M,)."""
+    """Alku's a: fit a·k² + b over bins 0..N−1, N growing from 3 until the normalised error reaches .01. Shape (M,)."""
     out = np.zeros(len(rows_db))
     _fit(np.ascontiguousarray(rows_db), out)
     return out
@@ -135,7 +132,7 @@ def _fit(rows, out):
     for r in range(rows.shape[0]):
         row = rows[r]
         n = 3
-        last = 0.0
+        a = 0.0
         while n < row.shape[0]:
             s0, s2, s4, y0, y2, yy = float(n), 0.0, 0.0, 0.0, 0.0, 0.0
             for k in range(n):
@@ -151,11 +148,10 @@ def _fit(rows, out):
             for k in range(n):
                 d = row[k] - a * k * k - b
                 error += d * d
-            if error / yy >= PSP_ERROR:
+            if error >= PSP_ERROR * yy:
                 break
-            last = a
             n += 1
-        out[r] = last
+        out[r] = a
 
 
 def _spectral_parameter(flow, closures, lengths, use):
@@ -171,10 +167,10 @@ def _spectral_parameter(flow, closures, lengths, use):
             pulse = flow[closures[k - 1] : closures[k] + 1]
             span = pulse.max() - pulse.min()
             row[: len(pulse)] = ((pulse - pulse.min()) / span if span > 0 else pulse * 0)[:PSP_FFT]
-            box[: lengths[k]] = 1.0
+            box[: lengths[k]] = 1.0 / lengths[k]  # 0 dB at 0 Hz
         with np.errstate(divide="ignore"):
-            level = 20 * np.log10(np.maximum(np.abs(rfft(rows, axis=1)), 1e-300))
-            ideal = 20 * np.log10(np.maximum(np.abs(rfft(boxes, axis=1)), 1e-300))
+            level = 20 * np.log10(np.maximum(np.abs(np.asarray(rfft(rows, axis=1))), 1e-300))
+            ideal = 20 * np.log10(np.maximum(np.abs(np.asarray(rfft(boxes, axis=1))), 1e-300))
         best = _parabolic_fit(ideal)
         out[block] = np.divide(_parabolic_fit(level), best, out=np.zeros(len(block)), where=best != 0.0)
     return out

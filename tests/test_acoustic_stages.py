@@ -1,0 +1,288 @@
+"""Each acoustic stage against something it did not make: scipy, equations written out, signals with known answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.linalg import solve_toeplitz
+from scipy.signal import freqz, lfilter, windows
+
+from extractors.acoustic.creak import CARD, creak_features, creak_posterior
+from extractors.acoustic.envelope import mel_cepstra, true_envelope
+from extractors.acoustic.frames import hanning, output_instants, to_instants
+from extractors.acoustic.gci import glottal_closures
+from extractors.acoustic.glottal import inverse_filter
+from extractors.acoustic.lf_rd import estimate_rd, lf_spectrum, minimum_phase
+from extractors.acoustic.lpc import fir, leaky_integrator, lpc
+from extractors.acoustic.phase import mean_groups, phase_distortion
+from extractors.acoustic.pitch import at_most_16k, srh_pitch
+from extractors.acoustic.polarity import speech_polarity
+from extractors.acoustic.residual import lp_residual
+from extractors.acoustic.sinusoids import Harmonics, harmonic_frames
+from extractors.acoustic.voice_quality import voice_quality
+from extractors.acoustic.wavelet import maxima_dispersion, octave_band, peak_slope
+from tests.acoustic_signals import RATE_HZ, lf_pulse, tract, voice
+
+
+def test_hanning_is_scipys_without_its_zero_ends() -> None:
+    np.testing.assert_allclose(hanning(401), windows.hann(403)[1:-1], atol=1e-12)
+
+
+def test_interpolation_is_numpys_inside_and_zero_outside() -> None:
+    at, values, where = np.array([2.0, 3.0, 7.0]), np.array([1.0, 5.0, -3.0]), np.linspace(0, 9, 91)
+    wanted = np.where((where >= 2) & (where <= 7), np.interp(where, at, values), 0)
+    np.testing.assert_allclose(to_instants(at, values, where), wanted, atol=1e-12)
+
+
+def test_reference_instants() -> None:
+    np.testing.assert_array_equal(output_instants(500, 16000, "compat"), [80, 240, 400])
+    np.testing.assert_array_equal(output_instants(1200, 44100, "compat"), [221, 662, 1103])  # 220.5 rounds away from 0
+
+
+def test_lpc_solves_the_normal_equations() -> None:
+    frame = np.random.default_rng(0).standard_normal(400) * windows.hann(400)
+    lags = np.correlate(frame, frame, "full")[399 : 399 + 19]
+    wanted = np.concatenate([[1], -solve_toeplitz(lags[:-1], lags[1:])])
+    np.testing.assert_allclose(lpc(frame, 18), wanted, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(fir(wanted, frame), lfilter(wanted, [1.0], frame), atol=1e-10)
+    np.testing.assert_allclose(leaky_integrator(frame, 0.99), lfilter([1.0], [1, -0.99], frame), atol=1e-10)
+
+
+def test_residual_undoes_a_known_filter() -> None:
+    pulses = np.zeros(RATE_HZ)
+    pulses[200::160] = 1.0
+    residual = lp_residual(lfilter([1.0], tract(), pulses), RATE_HZ)
+    peaks = np.sort(np.argsort(residual)[-80:])
+    inner = peaks[(peaks > 1000) & (peaks < 15000)]
+    assert np.all((inner - 200) % 160 == 0)
+
+
+def test_polarity_of_both_ways_up() -> None:
+    samples = voice(110, 1.0)
+    assert speech_polarity(samples, RATE_HZ) == 1.0
+    assert speech_polarity(-samples, RATE_HZ) == -1.0
+
+
+def test_pitch_follows_a_glide() -> None:
+    f0 = np.linspace(110, 190, 2 * RATE_HZ)
+    phase = np.cumsum(f0) / RATE_HZ
+    pulses = np.diff(np.floor(phase), prepend=0.0)
+    spoken = lfilter([1.0], np.convolve([1, -0.97], tract()), pulses)
+    track = srh_pitch(spoken / np.abs(spoken).max(), RATE_HZ)
+    wanted = np.interp(track.time_s, np.arange(2 * RATE_HZ) / RATE_HZ, f0)
+    assert np.mean(np.abs(track.f0_hz - wanted) < 4) > 0.95
+    assert track.voiced.mean() > 0.95
+
+
+def test_faster_audio_is_brought_to_16_khz() -> None:
+    t = np.arange(44100) / 44100
+    down, rate_hz = at_most_16k(np.sin(2 * np.pi * 440 * t), 44100)
+    assert (rate_hz, len(down)) == (16000, 16000)
+    inner = slice(1000, -1000)
+    np.testing.assert_allclose(down[inner], np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)[inner], atol=2e-3)
+
+
+def test_closures_are_found_within_half_a_millisecond() -> None:
+    samples = voice(100.0, 1.0, rd=0.8)
+    closures = glottal_closures(samples, lp_residual(samples, RATE_HZ), RATE_HZ, 100.0)
+    te = np.argmin(lf_pulse(0.8, 4096)) / 4096  # where the flow derivative is steepest
+    truth = (np.arange(100) + te) * 160
+    inner = truth[(truth > 1600) & (truth < 14400)]
+    distance = np.abs(closures[None, :] - inner[:, None]).min(axis=1)
+    assert np.mean(distance <= 8) > 0.95
+    assert abs(np.sum((closures > 1600) & (closures < 14400)) - len(inner)) <= 3
+
+
+def test_inverse_filter_finds_the_glottal_pulse() -> None:
+    samples = voice(100.0, 1.0, rd=1.2)
+    truth = np.tile(lf_pulse(1.2, 160), 100)
+    closures = np.arange(1, 99) * 160 + int(np.argmin(truth[:160]))
+    _, derivative = inverse_filter(samples, closures, RATE_HZ)
+    inner = slice(4000, 12000)
+    lagged = [np.corrcoef(derivative[inner], np.roll(truth, lag)[inner])[0, 1] for lag in range(-4, 12)]
+    assert max(lagged) > 0.85
+
+
+def test_voice_quality_of_half_sine_pulses() -> None:
+    period, width, n_cycles = 160, 100, 40
+    pulse = np.concatenate([np.sin(np.pi * np.arange(width) / width), np.zeros(period - width)])
+    flow = np.tile(pulse, n_cycles)
+    derivative = np.gradient(flow)
+    closures = np.arange(1, n_cycles) * period + width
+    values = voice_quality(flow, derivative, closures, RATE_HZ)[5:-5]
+    np.testing.assert_allclose(values[:, 0], 1 / (np.pi / width) / period, rtol=0.02)  # amplitude over steepest slope
+    np.testing.assert_allclose(values[:, 1], width * 2 / 3 / period, atol=2 / period)  # sin > ½ over two thirds
+
+
+@pytest.mark.parametrize("wanted_db", [-3.0, 0.0, 8.0])
+def test_h1h2_of_known_harmonics(wanted_db: float) -> None:
+    t = np.arange(RATE_HZ) / RATE_HZ
+    levels_db = np.array([0.0, -wanted_db, -10, -14, -18, -22, -26, -30])
+    derivative = sum(10 ** (level / 20) * np.cos(2 * np.pi * 125 * (h + 1) * t) for h, level in enumerate(levels_db))
+    closures = np.arange(10, 110) * 128
+    values = voice_quality(np.zeros(RATE_HZ), np.asarray(derivative), closures, RATE_HZ)
+    np.testing.assert_allclose(values[5:-5, 2], wanted_db, atol=0.3)
+
+
+def parabola(level_db: np.ndarray) -> float:
+    """Alku's fit with numpy: a·k² + b over bins 0..N−1, N growing from 3 until the error is 1 % of the energy."""
+    n = 3
+    while True:
+        k = np.arange(n)
+        coefficients = np.linalg.lstsq(np.stack([k**2, np.ones(n)], axis=1), level_db[:n], rcond=None)[0]
+        error = level_db[:n] - coefficients[0] * k**2 - coefficients[1]
+        if np.sum(error**2) / np.sum(level_db[:n] ** 2) >= 0.01:
+            return float(coefficients[0])
+        n += 1
+
+
+def test_psp_is_the_ratio_of_two_parabolas() -> None:
+    pulse = np.hanning(160) ** 1.3
+    flow = np.tile(pulse, 30)
+    psp = voice_quality(flow, np.gradient(flow), np.arange(1, 29) * 160, RATE_HZ)[2:-2, 3]
+    cycle = flow[160:321]
+    rows = cycle / cycle.max(), np.full(160, 1 / 160)
+    spectra = (20 * np.log10(np.abs(np.fft.rfft(row, 2048)[:400]) + 1e-300) for row in rows)
+    wanted = [parabola(level) for level in spectra]
+    np.testing.assert_allclose(psp, wanted[0] / wanted[1], rtol=1e-6)
+    assert 0 < psp[0] < 1  # a round pulse falls more slowly over the first bins than a box
+
+
+def test_octave_band_is_the_convolution_written_out() -> None:
+    samples = np.random.default_rng(2).standard_normal(3000)
+    n = np.arange(-1000, 1001)
+    for scale in (1, 8, 64):
+        wavelet = -np.cos(np.pi * n / scale) * np.exp(-((n / scale) ** 2) / 2)
+        np.testing.assert_allclose(
+            octave_band(samples, scale), np.convolve(samples, wavelet)[1000:4000], atol=1e-9 * scale
+        )
+
+
+def test_sharp_closures_have_the_smallest_dispersion() -> None:
+    closures = np.arange(5, 95) * 160
+    sharp = np.zeros(RATE_HZ)
+    sharp[closures] = -1.0
+    spread = np.convolve(sharp, np.random.default_rng(3).standard_normal(60), mode="same")
+    perfect = maxima_dispersion(sharp, closures)
+    np.testing.assert_allclose(perfect[1:-1], 1 / 160)  # a perfect hit counts one sample of the period
+    assert np.median(maxima_dispersion(spread, closures)) > 3 / 160
+
+
+def test_peak_slope_of_a_tone_falls_away_from_its_octave() -> None:
+    t = np.arange(RATE_HZ) / RATE_HZ
+    low, high = (peak_slope(np.sin(2 * np.pi * hz * t), RATE_HZ)[1][20:-20] for hz in (125, 8000 / 2))
+    assert (low < -0.3).all()
+    assert (high > 0).all()
+    silent = np.concatenate([np.zeros(8000), np.sin(2 * np.pi * 300 * t)])
+    assert np.isfinite(peak_slope(silent, RATE_HZ, floor=1e-10)[1]).all()
+
+
+def test_harmonics_of_known_amplitude_and_phase() -> None:
+    t = np.arange(RATE_HZ) / RATE_HZ
+    amplitude, phase = np.array([0.5, 0.2, 0.1, 0.05]), np.array([0.3, -1.2, 2.0, 0.7])
+    samples = sum(
+        a * np.cos(2 * np.pi * 200 * (h + 1) * t + p) for h, (a, p) in enumerate(zip(amplitude, phase, strict=True))
+    )
+    time_s = np.arange(0.1, 0.9, 0.01)
+    found = harmonic_frames(np.asarray(samples), RATE_HZ, time_s, np.full(len(time_s), 200.0))
+    at = found.time_s[:, None] * 200 * 2 * np.pi * np.arange(1, 5)[None, :]
+    np.testing.assert_allclose(2 * found.amplitude[:, 1:5], np.tile(amplitude, (len(at), 1)), rtol=0.01)
+    np.testing.assert_allclose(np.angle(np.exp(1j * (found.phase[:, 1:5] - phase - at))), 0, atol=0.03)
+    np.testing.assert_allclose(found.spacing_hz, 200, atol=0.5)
+
+
+@pytest.mark.parametrize("rd", [0.5, 1.0, 2.0])
+def test_lf_spectrum_is_that_of_the_pulse_in_time(rd: float) -> None:
+    n = 1 << 14
+    coefficients = np.fft.fft(lf_pulse(rd, n)) / n
+    shifted = coefficients[1:31] * np.exp(-1j * np.pi * np.arange(1, 31) / n)  # samples sit at half steps
+    mine = lf_spectrum(np.array([rd]), 30)[0]
+    assert np.abs(mine - shifted).max() < 0.01 * np.abs(shifted[0])
+
+
+def test_minimum_phase_is_that_of_an_all_pole_filter() -> None:
+    _, response = freqz([1.0], tract(), worN=np.linspace(0, np.pi, 2049))
+    mine = minimum_phase(np.log(np.abs(response))[None])[0]
+    np.testing.assert_allclose(mine, np.unwrap(np.angle(response)), atol=0.01)
+
+
+@pytest.mark.parametrize("rd", [0.5, 0.9, 1.4, 2.1])
+def test_rd_of_a_known_pulse(rd: float) -> None:
+    n = 60
+    spectrum = np.fft.fft(lf_pulse(rd, 1 << 14))[: n + 1] / (1 << 14)
+    harmonics = Harmonics(
+        np.array([0]), np.array([0.1]), np.array([120.0]), np.array([120.0]), np.array([n]),
+        np.abs(spectrum)[None], np.angle(spectrum)[None],
+    )  # fmt: skip
+    found, confidence = estimate_rd(harmonics, RATE_HZ, "fixed")
+    assert found[0] == pytest.approx(rd, abs=0.05)
+    assert confidence[0] > 0.95
+    assert estimate_rd(harmonics, RATE_HZ, "compat")[1][0] < confidence[0]  # the sign of the LF phase matters
+
+
+def test_true_envelope_touches_the_peaks() -> None:
+    bins = np.arange(2049)
+    shape = -2 + np.cos(bins / 2048 * np.pi * 3)
+    comb = shape + np.log(np.abs(np.cos(bins / 2048 * np.pi * 40)) + 1e-3)
+    curve = true_envelope(comb[None], np.array([48]))[0]
+    assert (comb - curve).max() <= 2 * np.log(10) / 20 + 1e-9
+    assert np.abs(curve - shape)[50:-50].max() < 0.5
+
+
+def test_cepstra_of_a_known_filter() -> None:
+    pulses = np.zeros(RATE_HZ)
+    pulses[::128] = 1.0
+    samples = lfilter([1.0], tract(), pulses)
+    time_s = np.arange(0.2, 0.8, 0.01)
+    _, cepstra = mel_cepstra(samples, RATE_HZ, time_s, np.full(len(time_s), 125.0))
+    hz = np.linspace(0, 8000, 2049)
+    _, response = freqz([1.0], tract(), worN=hz, fs=2 * 8000.0001)
+    mel = np.linspace(0, np.log1p(8000 / 700), 2049)
+    warped = np.log(np.interp(700 * np.expm1(mel), hz, np.abs(response)))
+    wanted = np.fft.irfft(warped)[:25] * np.where(np.arange(25) > 0, 2, 1)
+    median = np.median(cepstra, axis=0)
+    assert np.corrcoef(median[1:16], wanted[1:16])[0, 1] > 0.97
+    assert np.abs(median[1:16] - wanted[1:16]).max() < 0.25
+
+
+def test_phase_groups_and_steady_phases() -> None:
+    groups = mean_groups()
+    assert list(groups[:8]) == list(range(8))
+    assert groups[-1] == 24
+    assert (np.diff(groups) >= 0).all()
+    assert set(groups) == set(range(25))
+    # the same pulse everywhere: no deviation, up to its floor; random phases: a large one
+    n_frames, n = 120, 50
+    amplitude = np.tile(1 / np.arange(1, n + 2), (n_frames, 1))
+    base = [np.arange(n_frames), np.arange(n_frames) / 100, np.full(n_frames, 150.0), np.full(n_frames, 150.0)]
+    steady = np.tile(np.linspace(0, 3, n + 1), (n_frames, 1))
+    random = np.random.default_rng(4).uniform(-np.pi, np.pi, (n_frames, n + 1))
+    level = [
+        phase_distortion(Harmonics(*base, np.full(n_frames, n), amplitude, phase), RATE_HZ)[1][20:-20, 0]
+        for phase in (steady, random)
+    ]
+    assert level[0].max() < np.log(0.01)
+    assert level[1].min() > level[0].max() + 2
+
+
+def test_creak_rises_on_irregular_slow_pulses() -> None:
+    rng = np.random.default_rng(5)
+    modal = voice(120.0, 2.0)
+    pulses = np.zeros(2 * RATE_HZ)
+    pulses[np.cumsum(rng.integers(350, 800, 80))[:50]] = 1.0
+    creaky = lfilter([1.0], tract(), pulses)
+    creaky = 0.5 * creaky / np.abs(creaky).max() + 1e-4 * rng.standard_normal(len(creaky))
+    posterior = []
+    for samples in (modal, creaky):
+        _, features = creak_features(samples, RATE_HZ, srh_pitch(samples, RATE_HZ))
+        posterior.append(creak_posterior(features))
+        assert ((posterior[-1] >= 0) & (posterior[-1] <= 1)).all()
+    assert np.mean(posterior[1]) > np.mean(posterior[0]) + 0.1
+
+
+def test_creak_network_has_a_card() -> None:
+    import json
+
+    card = json.loads(CARD.read_text())
+    assert card["held_out"]["clips"] > 20
+    assert card["held_out"]["median_r"] > 0.5
