@@ -46,8 +46,9 @@ SOURCE_OF: dict[Modality, tuple[str, str]] = {
     "visual": ("face-stills", "faces"),
 }
 MAX_STEPS = (60, 800, 400)
-# Share of draws: text has by far the most samples and would drown the others.
-SHARES = {"text": 0.6, "audio": 0.12, "visual": 0.1, "joined": 0.18}
+# Share of draws. A thousand voices and faces are learnt by heart after some fifty passes, forty thousand comments need
+# six: with larger shares for voice and face the validation score fell from the third epoch on.
+SHARES = {"text": 0.8, "audio": 0.05, "visual": 0.05, "joined": 0.1}
 N_JOINED = {"train": 6000, "valid": 600, "test": 1200}
 JOINS = (("text", "audio", "visual"), ("audio", "visual"), ("text", "audio"), ("text", "visual"))
 JOIN_SHARES = (0.4, 0.3, 0.15, 0.15)
@@ -58,25 +59,25 @@ Groups = dict[str, list[Sample]]
 
 
 def model_settings(specs: Mapping[Modality, FeatureSpec]) -> ModelSettings:
-    """A wider LAMB than the paper's 30, with the voice pooled to 25 Hz: measured to pay, see the card."""
+    """A wider LAMB than the paper's 30; voice pooled to 12.5 Hz and face to 15 Hz, which trains four times as fast."""
     text, audio, visual = (specs[name].dim for name in MODALITIES)
     return ModelSettings(
         dims=(text, audio, visual),
         n_labels=len(LABELS),
         width=60,
         ff_hidden=160,
-        dropout=0.2,
-        pooling=(1, 4, 2),
+        dropout=0.3,
+        pooling=(1, 8, 2),
     )
 
 
 TRAINING = TrainSettings(
-    epochs=14,
-    batch_size=64,
-    learning_rate=1e-3,
-    plateau_patience=2,
+    epochs=12,
+    batch_size=128,
+    learning_rate=1.5e-3,
+    plateau_patience=1,
     plateau_factor=0.3,
-    early_stop=6,
+    early_stop=5,
     label_smoothing=0.05,
     modality_dropout=0.15,
     select_by="mean_average_precision",

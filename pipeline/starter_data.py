@@ -41,21 +41,25 @@ def text_tracks(items: Sequence[LabelledItem], settings: PipelineSettings) -> Tr
 
 def voice_tracks(items: Sequence[LabelledItem], work: Path, settings: PipelineSettings, say: Say) -> Tracks:
     """Acoustic rows of each recording, from the first to the last moment of voice activity."""
-    from extractors.acoustic import acoustic_spec, covarep_features
+    from extractors.acoustic import acoustic_spec
+
+    return _kept(items, work, acoustic_spec(), "voice", lambda item: voice_track(item, settings), say)
+
+
+def voice_track(item: LabelledItem, settings: PipelineSettings) -> FeatureTrack:
+    """The acoustic track of one recording, masked and cut as ``pipeline.video`` does it for a spoken utterance."""
+    from extractors.acoustic import covarep_features
     from extractors.media import decode_audio, probe
     from extractors.speech.voice_activity import detect_speech
 
-    def extract(item: LabelledItem) -> FeatureTrack:
-        assert item.path is not None
-        with decode_audio(probe(item.path)) as audio:
-            segments = detect_speech(audio.speech_16k).segments
-            track = covarep_features(audio.native, audio.native_rate_hz)
-        blocks = speech_blocks(segments, (), settings.merge_gap_s) or [(0.0, float(track.end_s[-1]))]
-        margin_s = settings.speech_margin_s
-        masked = mask_outside(track, blocks, margin_s)
-        return masked.slice(blocks[0][0] - margin_s, blocks[-1][1] + margin_s)
-
-    return _kept(items, work, acoustic_spec(), "voice", extract, say)
+    assert item.path is not None
+    with decode_audio(probe(item.path)) as audio:
+        segments = detect_speech(audio.speech_16k).segments
+        track = covarep_features(audio.native, audio.native_rate_hz)
+    blocks = speech_blocks(segments, (), settings.merge_gap_s) or [(0.0, float(track.end_s[-1]))]
+    margin_s = settings.speech_margin_s
+    masked = mask_outside(track, blocks, margin_s)
+    return masked.slice(blocks[0][0] - margin_s, blocks[-1][1] + margin_s)
 
 
 def face_tracks(items: Sequence[LabelledItem], work: Path, settings: PipelineSettings, say: Say) -> Tracks:
