@@ -46,10 +46,9 @@ SOURCE_OF: dict[Modality, tuple[str, str]] = {
     "visual": ("face-stills", "faces"),
 }
 MAX_STEPS = (60, 800, 400)
-# Share of draws. A thousand voices and faces are learnt by heart after some fifty passes, forty thousand comments need
-# six: with larger shares for voice and face the validation score fell from the third epoch on.
-SHARES = {"text": 0.8, "audio": 0.05, "visual": 0.05, "joined": 0.1}
-N_JOINED = {"train": 6000, "valid": 600, "test": 1200}
+# Share of draws: forty thousand comments would drown a thousand voices and faces.
+SHARES = {"text": 0.6, "audio": 0.15, "visual": 0.08, "joined": 0.17}
+N_JOINED = {"train": 10_000, "valid": 600, "test": 1200}
 JOINS = (("text", "audio", "visual"), ("audio", "visual"), ("text", "audio"), ("text", "visual"))
 JOIN_SHARES = (0.4, 0.3, 0.15, 0.15)
 NEUTRAL_SHARE = 0.4  # of the parts of a joined clip that carry no emotion although the clip does
@@ -59,26 +58,31 @@ Groups = dict[str, list[Sample]]
 
 
 def model_settings(specs: Mapping[Modality, FeatureSpec]) -> ModelSettings:
-    """A wider LAMB than the paper's 30; voice pooled to 12.5 Hz and face to 15 Hz, which trains four times as fast."""
+    """Wider than the paper's 30 and with a residual decoder; voice pooled to 12.5 Hz and face to 15 Hz (cheaper).
+
+    On the voice alone a kernel of 5 pooled steps (.4 s) raised recall on unseen actors from about .43 to about .53.
+    """
     text, audio, visual = (specs[name].dim for name in MODALITIES)
     return ModelSettings(
         dims=(text, audio, visual),
         n_labels=len(LABELS),
         width=60,
         ff_hidden=160,
-        dropout=0.3,
+        dropout=0.4,
+        decoder="residual",
+        kernel_sizes=(1, 5, 1),
         pooling=(1, 8, 2),
     )
 
 
 TRAINING = TrainSettings(
-    epochs=12,
+    epochs=8,
     batch_size=128,
     learning_rate=1.5e-3,
     plateau_patience=1,
     plateau_factor=0.3,
     early_stop=5,
-    label_smoothing=0.05,
+    label_smoothing=0.1,
     modality_dropout=0.15,
     select_by="mean_average_precision",
     max_steps=MAX_STEPS,
@@ -195,16 +199,15 @@ def draw_weights(groups: Groups) -> tuple[list[Sample], np.ndarray]:
 def augmenter(specs: Mapping[Modality, FeatureSpec]) -> Callable[[Batch, torch.Generator], Batch]:
     """Changes that must not change a label. Values are normalised, so one unit is one standard deviation.
 
-    Voice: another microphone and distance (offsets of the cepstrum), another speaker's pitch. Face: where in the frame
-    and how large it is says nothing about the emotion (box columns become noise), nor does a slightly other pose.
-    All: single steps are hidden.
+    Voice: another microphone, codec and distance (offsets of the cepstrum; large ones for half of the samples, because
+    other recordings were seen two deviations away), another speaker's pitch. Face: a slightly other pose. All: single
+    steps are hidden.
     """
     audio, visual = specs["audio"].columns, specs["visual"].columns
     offsets = {
         "audio": torch.tensor([_voice_spread(name) for name in audio]),
         "visual": torch.tensor([0.3 if name in ("Pitch", "Roll", "Yaw") else 0.1 for name in visual]),
     }
-    box = torch.tensor([name.startswith("FaceRect") or name == "FaceScore" for name in visual])
 
     def augment(batch: Batch, generator: torch.Generator) -> Batch:
         values, masks = dict(batch.values), dict(batch.masks)
@@ -219,10 +222,9 @@ def augmenter(specs: Mapping[Modality, FeatureSpec]) -> Callable[[Batch, torch.G
             if name == "text":
                 continue
             shift = torch.randn(n_samples, 1, n_columns, generator=generator) * offsets[name]
+            if name == "audio":
+                shift = shift * torch.where(torch.rand(n_samples, 1, 1, generator=generator) < 0.5, 0.5, 5.0)
             changed = values[name] + shift
-            if name == "visual":
-                noise = torch.randn(n_samples, 1, n_columns, generator=generator)
-                changed = torch.where(box, noise.expand_as(changed), changed)
             values[name] = torch.where(masks[name][..., None], changed, torch.zeros(()))
         return Batch(values, masks, batch.labels, batch.weights)
 
@@ -231,14 +233,14 @@ def augmenter(specs: Mapping[Modality, FeatureSpec]) -> Callable[[Batch, torch.G
 
 def _voice_spread(column: str) -> float:
     if column == "MCEP_0":
-        return 1.0
-    return {"F0": 0.4}.get(column, 0.3 if column.startswith("MCEP") else 0.15)
+        return 0.6
+    return {"F0": 0.25}.get(column, 0.2 if column.startswith("MCEP") else 0.1)
 
 
 def train(prepared: Prepared, settings: ModelSettings, training: TrainSettings, say: Say) -> Checkpoint:
     """Fit on the train split, pick the epoch and tune thresholds on the valid split."""
     singles = [s for name in MODALITIES for s in prepared.groups["train"][name]]
-    normalization = Normalization.measure(singles)
+    normalization = without_frame_position(Normalization.measure(singles), prepared.specs["visual"])
     samples, weights = draw_weights(_normalised(prepared.groups["train"], normalization))
     valid = _normalised(prepared.groups["valid"], normalization)
     watched = [s for name in ("audio", "visual", "joined") for s in valid[name]] + valid["text"][:1500]
@@ -273,6 +275,14 @@ def train(prepared: Prepared, settings: ModelSettings, training: TrainSettings, 
     )
     checkpoint.thresholds = shared_thresholds(checkpoint, prepared.groups["valid"])
     return checkpoint
+
+
+def without_frame_position(normalization: Normalization, visual: FeatureSpec) -> Normalization:
+    """Box and score switched off (a huge deviation makes them 0): they tell how a picture was framed, and the model would
+    learn which collection a photograph is from."""
+    std = normalization.std["visual"].copy()
+    std[[name.startswith("FaceRect") or name == "FaceScore" for name in visual.columns]] = 1e6
+    return replace(normalization, std={**normalization.std, "visual": std})
 
 
 def _normalised(groups: Groups, normalization: Normalization) -> Groups:

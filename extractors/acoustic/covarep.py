@@ -29,7 +29,9 @@ from extractors.acoustic.voice_quality import voice_quality
 from extractors.acoustic.wavelet import maxima_dispersion, peak_slope
 
 RATE_LIMITS_HZ = (8000, 96000)
-TOP_RATE_HZ = 48000  # `fixed` brings faster audio down to this: nothing measured lies above 24 kHz
+FIXED_RATE_HZ = 16000
+"""`fixed` analyses every file at this rate. The cepstra span 0 Hz to half the rate, and slopes and windows follow it too, so
+columns of files of different rates could not be compared, nor meet one model."""
 SHORTEST_S = 0.03  # less holds no analysis frame
 
 
@@ -140,15 +142,16 @@ def extract(samples: np.ndarray, rate_hz: int, mode: str = "fixed") -> FeatureTr
     if not len(signal):
         return FeatureTrack.empty(spec, "no_audio")
     rate_hz = int(rate_hz)
-    if mode == "fixed" and rate_hz > TOP_RATE_HZ:
+    as_it_came = signal, rate_hz  # resampling leaves ripples in digital silence
+    if mode == "fixed" and rate_hz != FIXED_RATE_HZ:
         import librosa
 
-        signal = librosa.resample(signal, orig_sr=rate_hz, target_sr=TOP_RATE_HZ, res_type="polyphase")
-        rate_hz = TOP_RATE_HZ
+        signal = librosa.resample(signal, orig_sr=rate_hz, target_sr=FIXED_RATE_HZ, res_type="polyphase")
+        rate_hz = FIXED_RATE_HZ
     instants, values = matrix(signal, rate_hz, mode)
     row_s = 1 / RATE_HZ if mode == "fixed" else round_half_up(HOP_S * rate_hz) / rate_hz
     edges_s = np.arange(len(instants) + 1) * row_s
-    valid = ~_silent_rows(signal, rate_hz, edges_s)
+    valid = ~_silent_rows(*as_it_came, edges_s)
     values[~np.isfinite(values)] = 0.0  # −inf of peakSlope at the edges of digital silence
     reason = None if valid.any() else "silence"
     return FeatureTrack(values, edges_s[:-1], edges_s[1:], valid, spec, reason)
