@@ -1,6 +1,8 @@
 """Label sets: names in a fixed order, and conversion between names and 0/1 vectors.
 
-LabelSet(EMOTIONS).encode(["fear"])      # array([0, 0, 1, 0, 0, 0], dtype=float32)
+In: label names. Out: float32 vectors in the set's order, and back.
+
+    LabelSet(EMOTIONS).encode(["fear"])      # array([0, 0, 1, 0, 0, 0], dtype=float32)
 """
 
 from __future__ import annotations

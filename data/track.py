@@ -1,7 +1,9 @@
 """FeatureTrack: one modality's features on the file's clock, and how it is cut, saved and read.
 
-track = FeatureTrack.from_rate(values, spec)     # values (T, d); row t covers t/rate .. (t+1)/rate seconds
-track.slice(1.0, 2.5).coverage(1.0, 2.5)         # share of that interval that was really observed, 0..1
+In: feature rows with times in seconds. Out: slices, coverage (0..1), safetensors + JSON.
+
+    track = FeatureTrack.from_rate(values, spec)     # values (T, d); row t covers t/rate .. (t+1)/rate seconds
+    track.slice(1.0, 2.5).coverage(1.0, 2.5)         # share of that interval that was really observed
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -48,13 +49,21 @@ class Limits:
     """What an untrusted file may cost before it is refused.
 
     max_bytes : size on disk. max_duration_s : declared or decoded length. max_pixels : width × height of one frame.
-    max_side : frames are scaled down so that the longer side is at most this, in pixels.
+    max_side : frames are scaled down so that the longer side is at most this, in pixels. decode_s, decode_s_per_s : time
+    that decoding one stream may take, a constant plus so much per second of the file; what the caller does with the
+    frames does not count.
     """
 
     max_bytes: int = 50 * 10**9
     max_duration_s: float = 6 * 3600.0
     max_pixels: int = 8192 * 8192
     max_side: int = 1280
+    decode_s: float = 120.0
+    decode_s_per_s: float = 10.0
+
+    def decode_limit_s(self, duration_s: float) -> float:
+        """Seconds that decoding a stream of a file of this length may take."""
+        return self.decode_s + self.decode_s_per_s * duration_s
 
 
 @dataclass(frozen=True)
@@ -234,7 +243,7 @@ def read_frames(
     Frames are indexed by presentation time, never by count / rate, so variable frame rates keep their clock; rotation
     and non-square pixels are applied. Memory is flat: two frames at a time. Damaged packets are skipped.
 
-    Raises MissingStream if there is no video.
+    Raises MissingStream if there is no video; ToolError (video_timeout) if decoding takes longer than the limits allow.
     """
     if info.video_index is None:
         raise MissingStream(f"Expected a video stream but {str(info.path)!r} has none.", code="no_video")
@@ -258,8 +267,12 @@ def _decoded(info: MediaInfo, max_rate_hz: float, limits: Limits, threads: int) 
         stream = container.streams[info.video_index]
         stream.codec_context.thread_count = threads
         last_slot, last_s, n_damaged = -1, -1.0, 0
+        spent_s, limit_s = 0.0, limits.decode_limit_s(info.duration_s)
         packets = container.demux(stream)
         while True:
+            if spent_s > limit_s:
+                raise ToolError(f"Expected the video to be decoded within {limit_s:.0f} s.", code="video_timeout")
+            started_s = time.monotonic()
             try:
                 packet = next(packets)
                 decoded = packet.decode()
@@ -270,6 +283,8 @@ def _decoded(info: MediaInfo, max_rate_hz: float, limits: Limits, threads: int) 
                 if n_damaged > 1000:
                     return
                 continue
+            finally:
+                spent_s += time.monotonic() - started_s
             for picture in decoded:
                 time_s = last_s + 1.0 / max_rate_hz if picture.time is None else picture.time - info.start_s
                 if time_s > limits.max_duration_s:
@@ -301,12 +316,14 @@ def _upright_rgb(picture: Any, pixel_aspect: float, limits: Limits) -> np.ndarra
 class Audio:
     """Decoded sound, mono float32 in ±1, sample 0 at the file's 0 s. Arrays are memory-mapped temporary files.
 
-    speech_16k : (N,) at 16 kHz, for speech recognition. native, native_rate_hz : (M,) for acoustic measurement.
+    speech_16k : (N,) at 16 kHz, for speech recognition. native, native_rate_hz : (M,) for acoustic measurement. damaged :
+    ffmpeg gave up before the end of the stream.
     """
 
     speech_16k: np.ndarray
     native: np.ndarray
     native_rate_hz: int
+    damaged: bool = False
 
     @property
     def duration_s(self) -> float:
@@ -360,7 +377,10 @@ def decode_audio(info: MediaInfo, limits: Limits = Limits()) -> Iterator[Audio]:
     rate_hz = min(max(info.audio_rate_hz, MIN_ACOUSTIC_RATE_HZ), MAX_ACOUSTIC_RATE_HZ)
     with tempfile.TemporaryDirectory(prefix="lamb-audio-") as folder:
         speech, native = Path(folder) / "speech.f32", Path(folder) / "native.f32"
-        source = ffmpeg.input("file:" + str(info.path), **_input_options())
+        # ffmpeg-python builds its graph from text, and a file name need not be any: a link stands in for it.
+        link = Path(folder) / ("input" + (info.path.suffix if info.path.suffix[1:].isalnum() else ""))
+        link.symlink_to(info.path)
+        source = ffmpeg.input("file:" + str(link), **_input_options())
         # Gaps become silence, and a late start is padded: sample 0 is the file's 0 s. ffmpeg's own downmix is not a mean
         # (it keeps power, so a file would get louder the more channels it has); "<" scales the gains to sum to one.
         channels = "+".join(f"c{channel}" for channel in range(max(1, info.audio_channels)))
@@ -371,13 +391,13 @@ def decode_audio(info: MediaInfo, limits: Limits = Limits()) -> Iterator[Audio]:
             sound[0].output("file:" + str(speech), ar=SPEECH_RATE_HZ, **common),
             sound[1].output("file:" + str(native), ar=rate_hz, **common),
         )
-        status, last_line = run_ffmpeg(graph, timeout_s=120 + 2 * info.duration_s)
+        status, last_line = run_ffmpeg(graph, limits.decode_limit_s(info.duration_s))
         n_bytes = native.stat().st_size if native.exists() else 0
         if n_bytes == 0 and status:
             raise ToolError(
                 f"Expected sound in {str(info.path)!r} but ffmpeg says: {last_line}", code="audio_unreadable"
             )
-        yield Audio(_mapped(speech), _mapped(native), rate_hz)
+        yield Audio(_mapped(speech), _mapped(native), rate_hz, damaged=status != 0)
 
 
 def _mapped(path: Path) -> np.ndarray:

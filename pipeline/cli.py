@@ -7,8 +7,13 @@ Exit status: 0 all files ok or partial, 1 some failed, 2 wrong use or nothing co
 
 from __future__ import annotations
 
+import functools
+import inspect
+import io
+import logging
 import os
 import sys
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -80,6 +85,12 @@ def main() -> None:
     """Entry point: errors that a user can mend become one line and exit status 2."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # a hub is only asked when the user names a hub model
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # bars and names need not fit the terminal's encoding
+            stream.reconfigure(errors="replace")
+    if os.environ.get("LAMB_DEBUG"):
+        logging.basicConfig(level=logging.DEBUG, format="%(name)s: %(message)s")
+        logging.getLogger("numba").setLevel(logging.WARNING)
     try:
         app()
     except LambError as error:
@@ -96,24 +107,56 @@ def _fail(error: LambError) -> NoReturn:
     sys.exit(WRONG_USE)
 
 
-def _settings(**values: Any) -> PipelineSettings:
+def with_pipeline_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options below; it receives them together, as ``options``, for :func:`_settings`.
+
+    Typer reads a command's signature, so the wrapper's is the command's own plus theirs.
+    """
+
+    def shared(
+        device: DeviceOption = Device.auto,
+        asr_engine: AsrEngine = "faster-whisper",
+        asr_model: AsrModel = "tiny.en",
+        asr_model_dir: AsrModelDir = None,
+        language: Language = "en",
+        vectors: Vectors = "glove-6b-50d",
+        vectors_path: VectorsPath = None,
+        face: FaceOption = Face.largest,
+        max_rate_hz: MaxRate = 30.0,
+        threads: Threads = 1,
+        weights: WeightPaths = None,
+    ) -> None: ...
+
+    options = inspect.signature(shared, eval_str=True).parameters
+
+    @functools.wraps(command)
+    def wrapper(**given: Any) -> None:
+        command(options={name: given.pop(name) for name in options}, **given)
+
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    keyword = [p.replace(kind=p.KEYWORD_ONLY) for p in (*own, *options.values()) if p.name != "options"]
+    wrapper.__signature__ = inspect.Signature(keyword)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {p.name: p.annotation for p in keyword}
+    return wrapper
+
+
+def _settings(options: dict[str, Any]) -> PipelineSettings:
+    """PipelineSettings from the options of :func:`with_pipeline_options`. Raises InputError (bad_option)."""
     from pydantic import ValidationError
 
     from data.errors import InputError
+    from extractors.weights import catalogue_entry
     from pipeline.settings import PipelineSettings
 
     given = {}
-    for item in values.pop("weights", None) or []:
+    for item in options["weights"] or []:
         name, separator, path = item.partition("=")
         if not separator:
             raise InputError(f"Expected --weights NAME=PATH but got {item!r}.", code="bad_option")
-        from extractors.weights import catalogue_entry
-
         given[catalogue_entry(name).name] = Path(path)
-    if values.get("language") == "auto":
-        values["language"] = None
+    language = None if options["language"] == "auto" else options["language"]
     try:
-        return PipelineSettings(weights=given, **values)
+        return PipelineSettings(**{**options, "weights": given, "language": language})
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(
@@ -133,24 +176,15 @@ def _predictor(checkpoint: Path | None, settings: PipelineSettings) -> Predictor
 
 
 @app.command()
+@with_pipeline_options
 def predict(
     files: Files,
+    options: dict[str, Any],
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="PATH", help="A LAMB checkpoint; default: the starter.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print exactly one JSON document.")] = False,
     output: Output = None,
-    device: DeviceOption = Device.auto,
-    asr_engine: AsrEngine = "faster-whisper",
-    asr_model: AsrModel = "tiny.en",
-    asr_model_dir: AsrModelDir = None,
-    language: Language = "en",
-    vectors: Vectors = "glove-6b-50d",
-    vectors_path: VectorsPath = None,
-    face: FaceOption = Face.largest,
-    max_rate_hz: MaxRate = 30.0,
-    threads: Threads = 1,
-    weights: WeightPaths = None,
     quiet: Quiet = False,
 ) -> None:
     """Label videos: a timeline of emotions with the words and what was observed.
@@ -158,37 +192,25 @@ def predict(
     Example: lamb predict interview.mp4 --output results/
     """
     from pipeline.events import reporter
-    from pipeline.predict import OutputFolder, document, to_json
+    from pipeline.predict import OutputFolder, document, is_prediction, to_json
 
+    about: dict[str, Any] | None = None
+    records: list[dict[str, Any]] = []
     try:
-        folder = OutputFolder(output) if output else None
-        settings = _settings(
-            device=device.value,
-            asr_engine=asr_engine,
-            asr_model=asr_model,
-            asr_model_dir=asr_model_dir,
-            language=language,
-            vectors=vectors,
-            vectors_path=vectors_path,
-            face=face.value,
-            max_rate_hz=max_rate_hz,
-            threads=threads,
-            weights=weights,
-        )
-        predictor = _predictor(checkpoint, settings)
+        folder = OutputFolder(output, is_prediction) if output else None
+        predictor = _predictor(checkpoint, _settings(options))
+        about = predictor.checkpoint_record()
+        with reporter(quiet) as notify:
+            for path in files:
+                record = predictor.predict_file(path, notify)
+                records.append(record)
+                if folder:
+                    text = to_json(document(about, [record])) + "\n"
+                    folder.write_text(folder.place(path, record["sha256"], ".json"), text)
     except LambError as error:
         if json:  # the promise is exactly one document, whatever happens
-            print(to_json(document(None, [], error)))
+            print(to_json(document(about, records, error)))
         _fail(error)
-    about = predictor.checkpoint_record()
-    records = []
-    with reporter(quiet) as notify:
-        for path in files:
-            record = predictor.predict_file(path, notify)
-            records.append(record)
-            if folder:
-                text = to_json(document(about, [record])) + "\n"
-                folder.write_text(folder.free(path, record["sha256"], ".json"), text)
     if json:
         print(to_json(document(about, records)))
     else:
@@ -208,56 +230,37 @@ def _show(records: list[dict[str, Any]], about: dict[str, Any]) -> None:
 
 
 @app.command()
+@with_pipeline_options
 def extract(
     files: Files,
+    options: dict[str, Any],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the tracks go.")],
-    device: DeviceOption = Device.auto,
-    asr_engine: AsrEngine = "faster-whisper",
-    asr_model: AsrModel = "tiny.en",
-    asr_model_dir: AsrModelDir = None,
-    language: Language = "en",
-    vectors: Vectors = "glove-6b-50d",
-    vectors_path: VectorsPath = None,
-    face: FaceOption = Face.largest,
-    max_rate_hz: MaxRate = 30.0,
-    threads: Threads = 1,
-    weights: WeightPaths = None,
     quiet: Quiet = False,
 ) -> None:
     """Write the three feature tracks of each file (safetensors and JSON) and stop.
 
     Example: lamb extract clip.mp4 --output features/
     """
-    from pipeline.events import reporter
-    from pipeline.extract import extract_file
-    from pipeline.predict import OutputFolder
+    from pipeline.events import one_line, reporter
+    from pipeline.extract import extract_file, is_extraction
+    from pipeline.predict import OutputFolder, unforeseen
     from pipeline.video import Extractors
 
-    folder = OutputFolder(output)
-    extractors = Extractors(
-        _settings(
-            device=device.value,
-            asr_engine=asr_engine,
-            asr_model=asr_model,
-            asr_model_dir=asr_model_dir,
-            language=language,
-            vectors=vectors,
-            vectors_path=vectors_path,
-            face=face.value,
-            max_rate_hz=max_rate_hz,
-            threads=threads,
-            weights=weights,
-        )
-    )
+    folder = OutputFolder(output, is_extraction)
+    extractors = Extractors(_settings(options))
     extractors.prepare()
     n_failed = 0
     with reporter(quiet) as notify:
         for path in files:
             try:
                 print(extract_file(path, extractors, folder, notify))
+                continue
             except LambError as error:
-                n_failed += 1
-                print(f"failed {error}", file=sys.stderr)
+                line = str(error)
+            except Exception as error:
+                line = unforeseen(path, error)[1]
+            n_failed += 1
+            print(f"failed {one_line(str(path))}: {line}", file=sys.stderr)
     raise typer.Exit(SOME_FAILED if n_failed else OK)
 
 

@@ -1,6 +1,9 @@
 """What is installed, which weights, which device: the first thing to ask for in a bug report.
 
-report = examine()             # plain dict, printed by `lamb doctor`, as JSON with --json
+In: nothing. Out: a plain dict, printed by ``lamb doctor``, as JSON with ``--json``.
+
+    report = examine()
+    report["problems"]             # remedies, empty where all is well
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """Extraction alone: one folder per file with its tracks, words and a description.
 
-extract_file(Path("clip.mp4"), Extractors(settings), OutputFolder(Path("features")))
-# features/clip.mp4.1a2b3c4d/{text,audio,visual,blendshapes}.{safetensors,json} and clip.json
+In: a media file. Out: ``features/clip.mp4.1a2b3c4d/`` with text, audio, visual, blendshapes (.safetensors, .json) and
+clip.json.
+
+    extract_file(Path("clip.mp4"), Extractors(settings), OutputFolder(Path("features"), is_extraction))
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from pipeline.events import Notify, ignore
 from pipeline.predict import OutputFolder, to_json
 from pipeline.video import Analysis, Extractors
 
+KIND = "lamb-features"
+
 
 def extract_file(path: Path, extractors: Extractors, folder: OutputFolder, notify: Notify = ignore) -> Path:
     """Extract one file and return the folder written; an earlier result for the same content is replaced whole.
@@ -24,16 +28,12 @@ def extract_file(path: Path, extractors: Extractors, folder: OutputFolder, notif
     Raises LambError (see ``Extractors.analyse``); InputError (output_unwritable).
     """
     analysis = extractors.analyse(path, notify)
-    target = folder.free(path, analysis.sha256, "")
-    partial = Path(tempfile.mkdtemp(dir=folder.folder, prefix=".partial-"))
+    target = folder.place(path, analysis.sha256, "")
+    partial = None
     try:
+        partial = Path(tempfile.mkdtemp(dir=folder.folder, prefix=".partial-"))
         _write(analysis, path, partial)
-        if target.exists():
-            if not _is_ours(target):
-                raise InputError(
-                    f"Expected {str(target)!r} to be free or an earlier result but it is something else.",
-                    code="output_unwritable",
-                )
+        if target.exists():  # an earlier result: `place` allows no other
             shutil.rmtree(target)
         partial.chmod(0o755)
         partial.rename(target)
@@ -42,13 +42,15 @@ def extract_file(path: Path, extractors: Extractors, folder: OutputFolder, notif
             f"Could not write {str(target)!r}: {error.strerror or error}.", code="output_unwritable"
         ) from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
     return target
 
 
-def _is_ours(target: Path) -> bool:
+def is_extraction(folder: Path) -> bool:
+    """Whether a folder is what :func:`extract_file` writes."""
     try:
-        return json.loads((target / "clip.json").read_text(encoding="utf-8")).get("kind") == "lamb-features"
+        return json.loads((folder / "clip.json").read_text(encoding="utf-8")).get("kind") == KIND
     except (OSError, ValueError, AttributeError):
         return False
 
@@ -62,7 +64,7 @@ def _write(analysis: Analysis, path: Path, folder: Path) -> None:
         face.save(folder / f"face{number}")
     record = {
         "schema": 1,
-        "kind": "lamb-features",
+        "kind": KIND,
         "file": str(path),
         "sha256": analysis.sha256,
         "duration_s": analysis.duration_s,

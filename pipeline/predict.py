@@ -1,7 +1,9 @@
 """Prediction: files in, one stable JSON-able record per file out (schema 1, docs/output.md).
 
-predictor = Predictor(load_checkpoint(None, "cpu"), Extractors(settings))
-record = predictor.predict_file(Path("clip.mp4"))        # never raises for a bad file: record["outcome"] says it
+A bad file never raises: its record's ``outcome`` is "failed" and says why.
+
+    predictor = Predictor(load_checkpoint(None, "cpu"), Extractors(settings))
+    record = predictor.predict_file(Path("clip.mp4"))
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import json
 import logging
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +73,8 @@ class Predictor:
             return self._record(path, analysis, notify)
         except LambError as error:
             return failed_record(path, error.code, str(error))
-        except Exception as error:  # a batch must survive a file that nobody foresaw; the traceback goes to the log
-            _log.exception("unexpected error in %r", str(path))
-            return failed_record(path, "internal", f"Unexpected {type(error).__name__}: {' '.join(str(error).split())}")
+        except Exception as error:
+            return failed_record(path, *unforeseen(path, error))
 
     def _record(self, path: Path, analysis: Analysis, notify: Notify) -> dict[str, Any]:
         probabilities = np.zeros((0, len(self.checkpoint.label_set)))
@@ -119,6 +121,14 @@ def _rounded(values: Any) -> list[float]:
     return [round(float(value), PROBABILITY_DIGITS) for value in values]
 
 
+def unforeseen(path: Path, error: Exception) -> tuple[str, str]:
+    """Code and line for an error that nobody foresaw: it costs one file, not the run. The traceback goes to the log at
+    level DEBUG (``LAMB_DEBUG=1 lamb …`` shows it)."""
+    _log.debug("unexpected error in %r", str(path), exc_info=error)
+    line = f"Unexpected {type(error).__name__}: {' '.join(str(error).split())}."
+    return "internal", f"{line} This is a defect of lamb; LAMB_DEBUG=1 shows where."
+
+
 def failed_record(path: Path, code: str, message: str) -> dict[str, Any]:
     """The record of a file that could not be used."""
     return {
@@ -150,13 +160,16 @@ def to_json(value: dict[str, Any], indent: int | None = 2) -> str:
 
 
 class OutputFolder:
-    """A folder of results, one file per input; creates it, never overwrites what it did not write.
+    """A folder of results, one per input; creates it, and replaces nothing but earlier results of the same content.
+
+    ``is_result`` tells whether a path that is already there is such a result.
 
     Raises InputError (output_unwritable) if the folder cannot be made or written.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, is_result: Callable[[Path], bool]) -> None:
         self.folder = folder
+        self.is_result = is_result
         self._used: set[Path] = set()
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -169,14 +182,14 @@ class OutputFolder:
                 remedy="Choose another --output.",
             ) from error
 
-    def free(self, source: Path, identity: str | None, suffix: str) -> Path:
+    def place(self, source: Path, identity: str | None, suffix: str) -> Path:
         """A path in the folder for results of ``source``: its name and the first 8 digits of its content's sha256,
-        numbered when two inputs of this run would meet."""
+        numbered where two inputs of this run would meet or something that is no result is in the way."""
         name = "".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "_" for c in source.name)
         name = name.encode("utf-8", "replace").decode().lstrip(".-") or "clip"
         stem = f"{name[:100]}.{(identity or 'failed')[:8]}"
         number, path = 1, self.folder / f"{stem}{suffix}"
-        while path in self._used:
+        while path in self._used or (os.path.lexists(path) and not self.is_result(path)):
             number += 1
             path = self.folder / f"{stem}-{number}{suffix}"
         self._used.add(path)
@@ -184,12 +197,25 @@ class OutputFolder:
 
     def write_text(self, path: Path, text: str) -> None:
         """Publish by atomic rename. Raises InputError (output_unwritable)."""
+        partial = None
         try:
             handle, partial = tempfile.mkstemp(dir=self.folder, prefix=".partial-")
             with os.fdopen(handle, "w", encoding="utf-8") as stream:
                 stream.write(text)
+            os.chmod(partial, 0o644)
             os.replace(partial, path)
         except OSError as error:
+            if partial is not None:
+                Path(partial).unlink(missing_ok=True)
             raise InputError(
                 f"Could not write {str(path)!r}: {error.strerror or error}.", code="output_unwritable"
             ) from error
+
+
+def is_prediction(path: Path) -> bool:
+    """Whether a file is a document of this schema, by its keys."""
+    try:
+        whole = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(whole, dict) and {"schema", "checkpoint", "files"} <= set(whole)

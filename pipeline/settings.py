@@ -1,6 +1,8 @@
 """Settings of the whole path from file to labels: one frozen object, strict keys.
 
-PipelineSettings(device="cpu", face="speaker")
+In: plain values. Out: checked settings; an unknown key is an error.
+
+    PipelineSettings(device="cpu", face="speaker")
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """The starter checkpoint's model card, written from what was measured: no number in it is typed by hand.
 
-Path("README.md").write_text(model_card(checkpoint))
+In: the checkpoint with its metrics. Out: Markdown.
+
+    Path("README.md").write_text(model_card(checkpoint))
 """
 
 from __future__ import annotations

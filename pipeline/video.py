@@ -9,6 +9,7 @@ Missing modalities are reasons and masks, never exceptions; exceptions are files
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,13 +32,13 @@ from pipeline.utterances import Utterance, cut_utterances, mask_outside, speech_
 TRUNCATED_S = 0.75  # declared length minus decoded length beyond which a file counts as cut short
 ENERGY_RATE_HZ = 25  # of the loudness curve that "--face speaker" compares mouths with
 FACE_WEIGHTS = ("face-landmarker", "facial-emotions")
-BAD_AUDIO = ("audio_unreadable", "ffmpeg_timeout")
+UNDECODABLE = ("audio_unreadable", "ffmpeg_timeout", "video_timeout")  # tool errors that only mask a modality
 
 
 @dataclass(frozen=True)
 class Analysis:
     """Everything the extractors found in one file. Reasons are codes: no_audio, silence, no_speech, no_words, no_video,
-    no_face, truncated, audio_unreadable."""
+    no_face, truncated, audio_damaged, audio_unreadable, ffmpeg_timeout, video_timeout."""
 
     info: MediaInfo
     sha256: str
@@ -169,9 +170,11 @@ class Extractors:
                 if not len(decoded.native) or not len(decoded.speech_16k):
                     reasons.append("no_audio")
                     return _Sound.absent(empty, "no_audio")
+                if decoded.damaged:
+                    reasons.append("audio_damaged")
                 return self._hear(info.path.name, decoded, reasons, notify)
         except ToolError as error:
-            if error.code not in BAD_AUDIO:
+            if error.code not in UNDECODABLE:
                 raise
             reasons.append(error.code)
             return _Sound.absent(empty, error.code)
@@ -208,12 +211,19 @@ class Extractors:
             )
         total_s = max(info.duration_s, 1e-3)
         report = _step(info.path.name, "facial", notify)
-        face = extract_faces(
-            frames,
-            self.face_settings,
+        look = functools.partial(
+            extract_faces,
+            settings=self.face_settings,
             speech_energy=sound.loudness,
             on_progress=lambda end_s: report(end_s / total_s),
         )
+        try:
+            face = look(frames)
+        except ToolError as error:
+            if error.code not in UNDECODABLE:
+                raise
+            reasons.append(error.code)
+            return look(iter(()))
         if not len(face.track):
             reasons.append("no_video")
         elif not face.track.observed:
@@ -244,7 +254,9 @@ class Extractors:
         if not utterance.spoken:  # the margin around a neighbour's speech is not this window's voice
             tracks = {**tracks, "audio": mask_outside(tracks["audio"], [], 0.0)}
         return Clip(
-            id=f"{digest[:16]}:{start_s:.3f}-{end_s:.3f}",
+            id=":".join(
+                [digest[:16], f"{start_s:.3f}-{end_s:.3f}", *(f"{key}{value}" for key, value in extra.items())]
+            ),
             source=str(path),
             start_s=start_s,
             end_s=end_s,

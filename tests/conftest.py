@@ -17,10 +17,8 @@ SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
-    try:
-        import torch
-    except ImportError:
-        return
+    import torch
+
     torch.set_num_threads(1)
 
 

@@ -24,10 +24,7 @@ SETTINGS_300 = "glove-6b-300d"
 
 @pytest.fixture(scope="module")
 def glove() -> WordVectors:
-    try:
-        return WordVectors.open(EmbeddingSettings())
-    except WeightsError as error:
-        pytest.skip(str(error))
+    return WordVectors.open(EmbeddingSettings())
 
 
 @pytest.fixture(autouse=True)

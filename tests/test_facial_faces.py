@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 
+import cv2
 import numpy as np
 import pytest
 
@@ -12,17 +13,7 @@ from extractors.facial import BLENDSHAPES, COLUMNS, FaceSettings, Frame, extract
 from extractors.weights import resolve
 from tests.package_media import read_frames, read_rgb, still_frames
 
-cv2 = pytest.importorskip("cv2")
 SMILE, SURPRISE, TURNED, ANGRY = "0-f15-hao-ph.jpg", "0-f1-su-ph.jpg", "45-m7-di-ph.jpg", "15-f13-anc-ph.jpg"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _weights():
-    try:
-        resolve("face-landmarker")
-        resolve("facial-emotions")
-    except WeightsError as error:
-        pytest.skip(str(error))
 
 
 def _row(rgb: np.ndarray) -> dict[str, float]:

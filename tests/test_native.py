@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import shutil
@@ -98,9 +99,9 @@ def test_missing_libraries_are_published_once_and_reused(tmp_path, monkeypatch):
 @linux_only
 def test_undefined_symbols_of_a_real_library():
     """Against nm where there is one, else against what the mediapipe library is known to want."""
-    spec = pytest.importorskip("importlib.util").find_spec("mediapipe")
-    if spec is None:
-        pytest.skip("mediapipe is not installed")
+    spec = importlib.util.find_spec("mediapipe")
+    assert spec is not None
+    assert spec.submodule_search_locations
     path = os.path.join(spec.submodule_search_locations[0], "tasks", "c", "libmediapipe.so")
     with open(path, "rb") as file:
         names = native.undefined_symbols(file.read())
@@ -159,13 +160,6 @@ print(extract_faces(frames, FaceSettings()).reason)
 
 def test_a_face_run_leaves_stderr_empty():
     """Neither the native libraries' log lines nor an exception at interpreter exit reach the terminal."""
-    from data.errors import WeightsError
-    from extractors.weights import resolve
-
-    try:
-        resolve("face-landmarker"), resolve("facial-emotions")
-    except WeightsError as error:
-        pytest.skip(str(error))
     done = subprocess.run([sys.executable, "-c", FACE_RUN], capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.strip() == "no_face", done.stderr
     assert done.stderr == ""

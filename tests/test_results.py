@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from data import InputError
-from pipeline.predict import OutputFolder, document, failed_record, to_json
+from pipeline.predict import OutputFolder, document, failed_record, is_prediction, to_json
 from pipeline.timeline import REASONS, bar, clock, print_timeline
 
 LABELS = ["anger", "fear"]
@@ -94,10 +94,10 @@ def test_every_reason_in_the_documentation_has_its_sentence() -> None:
 
 
 def test_same_names_do_not_meet_and_odd_names_become_files(tmp_path: Path) -> None:
-    folder = OutputFolder(tmp_path / "out")
+    folder = OutputFolder(tmp_path / "out", is_prediction)
     sources = [(Path("a/x.mp4"), "1" * 64), (Path("b/x.mp4"), "2" * 64), (Path("c/x.mp4"), "1" * 64)]
     sources += [(Path("new\nline/..mp4"), "3" * 64), (Path("..hidden\n/\udcff.mp4"), "4" * 64), (Path("y" * 250), None)]
-    paths = [folder.free(source, identity, ".json") for source, identity in sources]
+    paths = [folder.place(source, identity, ".json") for source, identity in sources]
     assert len(set(paths)) == len(paths)
     for path in paths:
         folder.write_text(path, "{}")
@@ -109,10 +109,44 @@ def test_same_names_do_not_meet_and_odd_names_become_files(tmp_path: Path) -> No
 def test_unwritable_output_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError) as caught:
-        OutputFolder(tmp_path / "file")
+        OutputFolder(tmp_path / "file", is_prediction)
     assert caught.value.code == "output_unwritable"
 
 
 def test_json_survives_names_that_are_not_utf8() -> None:
     text = to_json(document(None, [failed_record(Path("a\udcff.mp4"), "empty", "x")]))
     assert json.loads(text.encode())["files"][0]["outcome"] == "failed"
+
+
+def test_results_replace_results_and_nothing_else(tmp_path: Path) -> None:
+    mine = to_json(document(None, [record()]))
+    for run, expected in (("first", "x.mp4.11111111.json"), ("second", "x.mp4.11111111.json")):
+        folder = OutputFolder(tmp_path, is_prediction)
+        path = folder.place(Path("x.mp4"), "1" * 64, ".json")
+        assert path.name == expected, run
+        folder.write_text(path, mine)
+    (tmp_path / "x.mp4.11111111.json").write_text("the user's own notes")
+    folder = OutputFolder(tmp_path, is_prediction)
+    path = folder.place(Path("x.mp4"), "1" * 64, ".json")
+    folder.write_text(path, mine)
+    assert path.name == "x.mp4.11111111-2.json"
+    assert (tmp_path / "x.mp4.11111111.json").read_text() == "the user's own notes"
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_narrow_terminals_lose_nothing(width: int) -> None:
+    stream = io.StringIO()
+    print_timeline(record(), LABELS, Console(file=stream, width=width, highlight=False))
+    text = " ".join(stream.getvalue().split())
+    for part in (
+        "1:00.0–1:03.0",
+        "well [bold]",
+        "then",
+        "anger ██ 50",
+        "fear ▏ 4",
+        "text 50%, voice 100%, face 0%",
+        "overall",
+    ):
+        assert part in text
+    assert "…" not in text
+    assert max(map(len, stream.getvalue().splitlines())) <= width

@@ -29,6 +29,13 @@ ENGINES = Registry("speech engine", "extractors.speech.engines")
 SAMPLE_RATE_HZ = 16_000
 PACKAGED_MODEL = "tiny.en"
 DEVICES = ("cpu", "cuda", "auto")
+DECODING = {
+    "temperature": 0.0,  # sampling at higher temperatures would make two runs differ
+    "condition_on_previous_text": False,  # a mistake would be carried from window to window
+    "word_timestamps": True,
+    "hallucination_silence_threshold": 2.0,  # seconds of silence in which no text is believed
+}
+"""Options that every engine passes to Whisper; both libraries call them the same."""
 VOICE_ACTIVITY_SHARE = 0.05  # of the progress bar; measured 1–5 % of the time of a transcription
 
 

@@ -15,11 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from data.errors import WeightsError
-from extractors.speech import ENGINES, PACKAGED_MODEL, DecodedSegment, Located, RawWord, SpeechSettings
+from extractors.speech import DECODING, ENGINES, PACKAGED_MODEL, DecodedSegment, Located, RawWord, SpeechSettings
 
 MODEL_FILES = "model.bin, config.json, tokenizer.json and vocabulary.txt (or .json)"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-HALLUCINATION_SILENCE_S = 2.0
 
 
 @ENGINES.register("faster-whisper")
@@ -93,10 +92,7 @@ class FasterWhisperEngine:
             samples,
             language=language,
             beam_size=self.settings.beam_size,
-            temperature=0.0,  # sampling at higher temperatures would make two runs differ
-            condition_on_previous_text=False,
-            word_timestamps=True,
-            hallucination_silence_threshold=HALLUCINATION_SILENCE_S,
+            **DECODING,
         )
         decoded = [
             DecodedSegment(

@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 
 from data.errors import InputError, WeightsError
-from extractors.speech import ENGINES, PACKAGED_MODEL, DecodedSegment, Located, RawWord, SpeechSettings
+from extractors.speech import DECODING, ENGINES, PACKAGED_MODEL, DecodedSegment, Located, RawWord, SpeechSettings
 
-HALLUCINATION_SILENCE_S = 2.0
 MAX_MODEL_BYTES = 4 << 30  # large-v3 has 3.1e9
 DOWNLOAD_LIMIT_S = 3600
 
@@ -109,10 +108,7 @@ class OpenaiWhisperEngine:
                 verbose=None,
                 language=language if self.model.is_multilingual else "en",
                 beam_size=self.settings.beam_size,
-                temperature=0.0,  # sampling at higher temperatures would make two runs differ
-                condition_on_previous_text=False,
-                word_timestamps=True,
-                hallucination_silence_threshold=HALLUCINATION_SILENCE_S,
+                **DECODING,
                 fp16=self.model.device.type == "cuda",
             )
         finally:
