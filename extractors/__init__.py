@@ -2,3 +2,7 @@
 
 Nothing here knows the model; the only thing handed on is ``data.FeatureTrack``.
 """
+
+from extractors.environment import prepare
+
+prepare()

@@ -29,10 +29,10 @@ from pathlib import Path
 from types import ModuleType
 
 from data.errors import ToolError
-from extractors.weights import cache_dir
+from extractors.weights import writable_cache_dir
 
 CV2_REMEDY = "Run `pip install --force-reinstall --no-deps opencv-contrib-python-headless`."
-MEDIAPIPE_REMEDY = "Run `pip install --force-reinstall --no-deps mediapipe==0.10.35`."
+MEDIAPIPE_REMEDY = "Run `pip install --force-reinstall --no-deps mediapipe==0.10.33`."
 STUBBED = {"libEGL.so.1": "egl", "libGLESv2.so.2": "gl"}  # soname → prefix of the symbols it has to export
 
 # (ELF machine number, code of a function that returns 0), by platform.machine()
@@ -134,7 +134,7 @@ def _loads(soname: str) -> bool:
 
 def _publish(soname: str, content: bytes) -> Path:
     """Write a library into the cache under its content's hash (atomic rename), unless it is there unchanged."""
-    path = cache_dir() / "native" / hashlib.sha256(content).hexdigest()[:16] / soname
+    path = writable_cache_dir() / "native" / hashlib.sha256(content).hexdigest()[:16] / soname
     if not path.is_file() or path.read_bytes() != content:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, partial = tempfile.mkstemp(dir=path.parent, prefix=".partial-")

@@ -29,7 +29,7 @@ from typing import IO
 import numpy as np
 
 from data.errors import WeightsError
-from extractors.weights import Found, cache_dir
+from extractors.weights import Found, cache_dir, writable_cache_dir
 
 MAX_TEXT_BYTES = 16 << 30  # GloVe 840B unpacks to 5.6e9
 MAX_LINE_BYTES = 1 << 16
@@ -70,9 +70,9 @@ def open_text(path: Path, dim: int, source: str = "path") -> VectorTable:
     """
     try:
         digest = _digest(path, dim)
-        folder = cache_dir() / "vectors" / digest
-        table = _read(folder, digest, dim, source)
+        table = _read(cache_dir() / "vectors" / digest, digest, dim, source)  # may be another user's, read-only
         if table is None:
+            folder = writable_cache_dir() / "vectors" / digest
             _publish(path, dim, digest, folder)
             table = _read(folder, digest, dim, source)
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
@@ -106,9 +106,8 @@ def _digest(path: Path, dim: int) -> str:
     """sha256 of the uncompressed text; remembered by path, size and time of change (840B takes 10–30 s to hash)."""
     stat = path.stat()
     key = hashlib.sha256(f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{dim}".encode()).hexdigest()
-    note = cache_dir() / "vectors" / "sources" / f"{key}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        known = json.loads(note.read_text())["digest"]
+        known = json.loads((cache_dir() / "vectors" / "sources" / f"{key}.json").read_text())["digest"]
         if isinstance(known, str) and len(known) == 64 and known.isalnum():
             return known
     digest, n_bytes = hashlib.sha256(), 0
@@ -118,6 +117,7 @@ def _digest(path: Path, dim: int) -> str:
             if n_bytes > MAX_TEXT_BYTES:
                 raise WeightsError(f"Expected at most {MAX_TEXT_BYTES} bytes of text in {path}.", code="too_large")
             digest.update(chunk)
+    note = writable_cache_dir() / "vectors" / "sources" / f"{key}.json"
     note.parent.mkdir(parents=True, exist_ok=True)
     write_json(note, {"digest": digest.hexdigest(), "path": str(path), "bytes": stat.st_size})
     return digest.hexdigest()

@@ -9,16 +9,18 @@ Nothing is loaded before its sha256 is checked. Nothing here touches the network
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from data.errors import ToolError, WeightsError
@@ -131,6 +133,23 @@ def cache_dir() -> Path:
     import platformdirs
 
     return Path(os.environ.get("LAMB_CACHE") or platformdirs.user_cache_dir("lamb"))
+
+
+def writable_cache_dir() -> Path:
+    """:func:`cache_dir` if it can be written or made, else a private folder that lasts as long as this process.
+
+    Never a shared place with a name that others can guess: what lies here is loaded as code.
+    """
+    folder = cache_dir()
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    return folder if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK) else _private_folder()
+
+
+@cache
+def _private_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="lamb-cache-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def sha256_file(path: Path) -> str:

@@ -83,8 +83,6 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 def main() -> None:
     """Entry point: errors that a user can mend become one line and exit status 2."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # a hub is only asked when the user names a hub model
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # bars and names need not fit the terminal's encoding
             stream.reconfigure(errors="replace")
