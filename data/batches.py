@@ -33,7 +33,8 @@ class Sample:
     """One utterance as arrays.
 
     ``values[m]`` float32 [shape=(L_m, d_m)], ``valid[m]`` bool [shape=(L_m,)]; ``labels`` float32 [shape=(c,)] or None;
-    ``weight`` scales the sample's loss.
+    ``weight`` scales the sample's loss; ``defined[m]`` bool [shape=(L_m, d_m)] only where some columns of valid steps
+    have no meaning (see FeatureTrack).
     """
 
     values: dict[Modality, np.ndarray]
@@ -41,6 +42,7 @@ class Sample:
     labels: np.ndarray | None = None
     weight: float = 1.0
     id: str = ""
+    defined: dict[Modality, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def from_clip(cls, clip: Clip, labels: LabelSet | None = None, weight: float = 1.0) -> Sample:
@@ -53,6 +55,7 @@ class Sample:
             vector,
             weight,
             clip.id,
+            {name: known for name in MODALITIES if (known := tracks[name].defined) is not None},
         )
 
     @property

@@ -27,6 +27,8 @@ class FeatureTrack:
     values : float32 [shape=(T, d)], finite; 0 where not valid.
     start_s, end_s : float64 [shape=(T,)], seconds on the file's clock, ``start_s`` non-decreasing, ``end_s >= start_s``.
     valid : bool [shape=(T,)], False where nothing was observed.
+    defined : bool [shape=(T, d)] or None. False where a column has no meaning in an observed row (the pitch of a sound
+        without voice, say); values are 0 there. None: every column of a valid row is defined.
     spec : what the columns are and what made them; ``spec.dim == d``.
     reason : why the track is empty or wholly invalid (``no_audio``, ``no_face``, ``no_speech`` …), else None.
 
@@ -41,6 +43,7 @@ class FeatureTrack:
     valid: np.ndarray
     spec: FeatureSpec
     reason: str | None = None
+    defined: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         valid = np.ascontiguousarray(self.valid, dtype=bool)
@@ -49,6 +52,13 @@ class FeatureTrack:
         if values.shape != (n_steps, self.spec.dim):
             raise ValueError(f"Expected values of shape {(n_steps, self.spec.dim)} but got {values.shape}")
         values[~valid] = 0.0
+        if self.defined is not None:
+            defined = np.array(self.defined, dtype=bool, order="C")
+            if defined.shape != values.shape:
+                raise ValueError(f"Expected defined of shape {values.shape} but got {defined.shape}")
+            defined[~valid] = False
+            values[~defined] = 0.0
+            object.__setattr__(self, "defined", defined)
         if not np.isfinite(values).all():
             raise ValueError(f"Expected finite {self.spec.modality} values but got NaN or infinity")
         start_s = np.ascontiguousarray(self.start_s, dtype=np.float64)
@@ -90,8 +100,9 @@ class FeatureTrack:
         """The steps whose middle lies in ``[start_s, end_s)``; times stay on the file's clock."""
         middle = (self.start_s + self.end_s) / 2
         keep = (middle >= start_s) & (middle < end_s)
+        defined = None if self.defined is None else self.defined[keep]
         return FeatureTrack(
-            self.values[keep], self.start_s[keep], self.end_s[keep], self.valid[keep], self.spec, self.reason
+            self.values[keep], self.start_s[keep], self.end_s[keep], self.valid[keep], self.spec, self.reason, defined
         )
 
     def coverage(self, start_s: float, end_s: float) -> float:
@@ -107,13 +118,13 @@ class FeatureTrack:
         return min(1.0, covered / (end_s - start_s))
 
     def save(self, stem: Path) -> None:
-        """Write ``<stem>.safetensors`` (values, start_s, end_s, valid) and ``<stem>.json`` (spec, reason)."""
+        """Write ``<stem>.safetensors`` (values, start_s, end_s, valid, defined if given) and ``<stem>.json`` (spec, reason)."""
         from safetensors.numpy import save_file
 
-        save_file(
-            {"values": self.values, "start_s": self.start_s, "end_s": self.end_s, "valid": self.valid},
-            stem.with_name(stem.name + ".safetensors"),
-        )
+        arrays = {"values": self.values, "start_s": self.start_s, "end_s": self.end_s, "valid": self.valid}
+        if self.defined is not None:
+            arrays["defined"] = self.defined
+        save_file(arrays, stem.with_name(stem.name + ".safetensors"))
         record = {"spec": self.spec.to_dict(), "fingerprint": self.spec.fingerprint(), "reason": self.reason}
         stem.with_name(stem.name + ".json").write_text(json.dumps(record, indent=1) + "\n")
 
@@ -127,8 +138,7 @@ class FeatureTrack:
             record = json.loads(stem.with_name(stem.name + ".json").read_text())
             arrays = load_file(stem.with_name(stem.name + ".safetensors"))
             spec = FeatureSpec.from_dict(record["spec"])
-            return cls(
-                arrays["values"], arrays["start_s"], arrays["end_s"], arrays["valid"], spec, record.get("reason")
-            )
+            times = arrays["start_s"], arrays["end_s"]
+            return cls(arrays["values"], *times, arrays["valid"], spec, record.get("reason"), arrays.get("defined"))
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise InputError(f"Expected a saved feature track at {stem} but it cannot be read: {error}.") from error

@@ -141,7 +141,7 @@ class Checkpoint:
             track = clip.tracks[name]
             if track.observed and name in self.settings.modalities:
                 valid[name] = track.valid
-                values[name] = self.normalization.apply(name, track.values, track.valid)
+                values[name] = self.normalization.apply(name, track.values, track.valid, track.defined)
             else:  # what the model does not read, or was not observed, may be of any width
                 valid[name], values[name] = np.zeros(0, bool), np.zeros((0, dim), np.float32)
         return Sample(values, valid, id=clip.id)

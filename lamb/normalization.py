@@ -1,7 +1,8 @@
 """Normalisation of features: per-column mean and standard deviation over observed steps, measured once, kept for ever.
 
-In: feature rows (L, d) with their validity (L,). Out: (value − mean) / std, clipped to ±``clip`` standard deviations,
-at valid steps; 0 elsewhere. Statistics are float32, measured in float64, one pass, constant memory.
+In: feature rows (L, d) with their validity (L,), and where a column may be undefined, (L, d). Out: (value − mean) / std,
+clipped to ±``clip`` standard deviations, where valid and defined; 0 elsewhere, which is the column's mean. Statistics are
+float32, measured in float64, one pass, constant memory.
 
     normalization = Normalization.measure(train_samples)         # one pass over the training set
     samples = [normalization.apply_to(sample) for sample in samples]
@@ -28,29 +29,30 @@ class RunningMoments:
     """Mean and standard deviation of columns, over chunks (Chan, Golub & LeVeque's pairwise update, float64)."""
 
     def __init__(self) -> None:
-        self.n = 0
+        self.n = np.zeros(0)
         self.mean = np.zeros(0)
         self._squares = np.zeros(0)
 
-    def update(self, values: np.ndarray, valid: np.ndarray) -> None:
-        """Add the valid rows of ``values`` (L, d)."""
-        if self.n == 0 and len(self.mean) != values.shape[1]:
-            self.mean, self._squares = np.zeros(values.shape[1]), np.zeros(values.shape[1])
+    def update(self, values: np.ndarray, valid: np.ndarray, defined: np.ndarray | None = None) -> None:
+        """Add the valid rows of ``values`` (L, d), of each column only where it is ``defined`` (L, d)."""
+        if not self.n.any() and len(self.mean) != values.shape[1]:
+            self.n, self.mean, self._squares = np.zeros((3, values.shape[1]))
         if values.shape[1] != len(self.mean):
             raise ValueError(f"Expected {len(self.mean)} columns but got {values.shape[1]}")
         rows = values[valid].astype(np.float64)
-        if not len(rows):
-            return
-        mean = rows.mean(axis=0)
-        delta, total = mean - self.mean, self.n + len(rows)
-        self._squares += ((rows - mean) ** 2).sum(axis=0) + delta**2 * (self.n * len(rows) / total)
-        self.mean = self.mean + delta * (len(rows) / total)
+        known = np.ones(rows.shape, bool) if defined is None else defined[valid]
+        count = known.sum(axis=0)
+        mean = np.where(known, rows, 0.0).sum(axis=0) / np.maximum(count, 1)
+        delta, total = mean - self.mean, self.n + count
+        share = count / np.maximum(total, 1)
+        self._squares += (np.where(known, rows - mean, 0.0) ** 2).sum(axis=0) + delta**2 * self.n * share
+        self.mean = self.mean + delta * share
         self.n = total
 
     @property
     def std(self) -> np.ndarray:
         """Population standard deviation, (d,)."""
-        return np.sqrt(self._squares / max(self.n, 1))
+        return np.sqrt(self._squares / np.maximum(self.n, 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +83,7 @@ class Normalization:
         moments = {name: RunningMoments() for name in MODALITIES}
         for sample in samples:
             for name in MODALITIES:
-                moments[name].update(sample.values[name], sample.valid[name])
+                moments[name].update(sample.values[name], sample.valid[name], sample.defined.get(name))
         if not len(moments["text"].mean):
             raise ValueError("Expected at least one sample to measure but got none")
         mean, std = {}, {}
@@ -100,15 +102,22 @@ class Normalization:
             None,
         )
 
-    def apply(self, modality: Modality, values: np.ndarray, valid: np.ndarray) -> np.ndarray:
-        """Normalised ``values`` float32 [shape=(L, d)], 0 where not ``valid`` [shape=(L,)]."""
+    def apply(
+        self, modality: Modality, values: np.ndarray, valid: np.ndarray, defined: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Normalised ``values`` float32 [shape=(L, d)], 0 where not ``valid`` (L,) or not ``defined`` (L, d)."""
         scaled = (values - self.mean[modality]) / self.std[modality]
         if self.clip is not None:
             np.clip(scaled, -self.clip, self.clip, out=scaled)
         scaled[~valid] = 0.0
+        if defined is not None:
+            scaled[~defined] = 0.0
         return scaled.astype(np.float32, copy=False)
 
     def apply_to(self, sample: Sample) -> Sample:
         """The sample with all three modalities normalised."""
-        values = {name: self.apply(name, sample.values[name], sample.valid[name]) for name in MODALITIES}
+        values = {
+            name: self.apply(name, sample.values[name], sample.valid[name], sample.defined.get(name))
+            for name in MODALITIES
+        }
         return replace(sample, values=values)

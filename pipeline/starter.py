@@ -128,7 +128,8 @@ def single(
     values = {name: np.zeros((0, specs[name].dim), np.float32) for name in MODALITIES}
     valid = {name: np.zeros(0, bool) for name in MODALITIES}
     values[modality], valid[modality] = track.values, track.valid
-    return Sample(values, valid, LABELS.encode(item.labels), id=item.id)  # type: ignore[arg-type]
+    defined = {} if track.defined is None else {modality: track.defined}
+    return Sample(values, valid, LABELS.encode(item.labels), id=item.id, defined=defined)  # type: ignore[arg-type]
 
 
 def join(found: Groups, n_samples: int, chance: np.random.Generator) -> list[Sample]:
@@ -157,12 +158,14 @@ def join(found: Groups, n_samples: int, chance: np.random.Generator) -> list[Sam
 
 def joined_sample(parts: Sequence[Sample]) -> Sample:
     """One sample that has every part's observed modality."""
-    values, valid = dict(parts[0].values), dict(parts[0].valid)
+    values, valid, defined = dict(parts[0].values), dict(parts[0].valid), {}
+    for part in parts:
+        defined |= part.defined
     for part in parts[1:]:
         for name in MODALITIES:
             if part.valid[name].any():
                 values[name], valid[name] = part.values[name], part.valid[name]
-    return Sample(values, valid)
+    return Sample(values, valid, defined=defined)
 
 
 def _pick(classes: dict[int, list[Sample]], wanted: int, chance: np.random.Generator) -> Sample:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -128,4 +128,4 @@ def mask_outside(track: FeatureTrack, intervals: Sequence[tuple[float, float]], 
     for start_s, end_s in intervals:
         inside |= (middle >= start_s - margin_s) & (middle < end_s + margin_s)
     reason = track.reason or (None if (track.valid & inside).any() else "no_speech")
-    return FeatureTrack(track.values, track.start_s, track.end_s, track.valid & inside, track.spec, reason)
+    return replace(track, valid=track.valid & inside, reason=reason)

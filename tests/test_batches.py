@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -208,7 +209,7 @@ def test_streamed_moments_are_those_of_all_rows(lengths: list[int], seed: int) -
     for chunk, mask in zip(chunks, masks, strict=True):
         moments.update(chunk, mask)
     rows = np.concatenate(chunks)[np.concatenate(masks)]
-    assert moments.n == len(rows)
+    assert (moments.n == len(rows)).all()
     if len(rows):
         np.testing.assert_allclose(moments.mean, rows.mean(axis=0), rtol=1e-12)
         np.testing.assert_allclose(moments.std, rows.std(axis=0), rtol=1e-7, atol=1e-9)
@@ -227,6 +228,21 @@ def test_normalised_training_data_has_mean_0_and_std_1() -> None:
         np.testing.assert_allclose(rows.mean(axis=0), 0, atol=1e-3)
         np.testing.assert_allclose(rows.std(axis=0), 1, atol=1e-3)
         assert all((one.values[name][~one.valid[name]] == 0).all() for one in normalised)
+
+
+def test_undefined_columns_count_for_nothing_and_become_the_mean() -> None:
+    sample = make_sample((5, 40, 5))
+    defined = np.ones((40, DIMS[1]), bool)
+    defined[::2, 0] = False
+    sample.values["audio"][~defined] = 1e9
+    sample = replace(sample, defined={"audio": defined})
+    normalization = Normalization.measure([sample], clip=None)
+    column = sample.values["audio"][1::2, 0]
+    np.testing.assert_allclose(normalization.mean["audio"][0], column.mean(), rtol=1e-5)
+    np.testing.assert_allclose(normalization.std["audio"][0], column.std(), rtol=1e-5)
+    result = normalization.apply_to(sample).values["audio"]
+    assert (result[::2, 0] == 0).all()
+    np.testing.assert_allclose(result[1::2, 0].std(), 1, atol=1e-4)
 
 
 def test_outliers_are_clipped_and_dead_columns_stay_small() -> None:

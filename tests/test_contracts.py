@@ -54,6 +54,21 @@ def test_unobserved_steps_are_zero_even_if_nan_came() -> None:
     np.testing.assert_array_equal(made.values, [[0, 0], [2, 3]])
 
 
+def test_columns_that_do_not_exist_in_a_row_are_zero_and_stay_marked(tmp_path: Path) -> None:
+    defined = np.array([[True, False], [True, True], [True, True]])
+    made = replace(track(3, np.array([True, True, False])), defined=defined)
+    np.testing.assert_array_equal(made.values, [[1, 0], [3, 4], [0, 0]])
+    assert made.defined is not None
+    assert made.defined.tolist() == [[True, False], [True, True], [False, False]]
+    assert made.valid.tolist() == [True, True, False]  # a row with some columns is still an observation
+    made.save(tmp_path / "a")
+    back = FeatureTrack.load(tmp_path / "a").slice(0.0, 0.1)
+    assert back.defined is not None
+    assert back.defined.tolist() == [[True, False]]
+    with pytest.raises(ValueError, match="defined of shape"):
+        replace(made, defined=defined[:2])
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=30), st.floats(0, 3), st.floats(0.05, 3))
 def test_coverage_equals_fine_sampling(valid: list[bool], start_s: float, length_s: float) -> None:
