@@ -68,6 +68,25 @@ def test_predict_prints_a_timeline(talking: Path) -> None:
     assert max(map(len, done.stdout.splitlines())) <= 128
 
 
+def test_every_face_gets_its_own_timeline(feat_media: Path, tmp_path: Path) -> None:
+    pair = tmp_path / "pair.mp4"
+    ffmpeg(
+        "-i", feat_media / "WolfgangLanger_Pexels.mp4", "-t", "2", "-filter_complex",
+        "[0:v]scale=-2:360,split[a][b];[b]hflip[c];[a][c]hstack", "-r", "10", "-pix_fmt", "yuv420p", pair,
+    )  # fmt: skip
+    done = lamb("predict", pair, "--face", "all", "--json", "--quiet")
+    assert done.returncode == 0, done.stderr
+    rows = check_document(done.stdout)["files"][0]["utterances"]
+    assert sorted({row["face"] for row in rows}) == [0, 1]
+    for face in (0, 1):
+        spans = [(row["start_s"], row["end_s"]) for row in rows if row["face"] == face]
+        assert sum(end - start for start, end in spans) == pytest.approx(2.0, abs=0.3)
+    followed = lamb("predict", pair, "--json", "--quiet")
+    assert all(
+        "face" not in row or row["face"] is None for row in check_document(followed.stdout)["files"][0]["utterances"]
+    )
+
+
 def test_predict_json_is_one_document(talking: Path, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in talking.parent.iterdir()}
     done = lamb("predict", talking, "--json", "--quiet", "--output", tmp_path / "out")

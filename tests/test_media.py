@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.errors import InputError, MissingStream
+from data.errors import InputError, MissingStream, ToolError
 from extractors.media import Limits, decode_audio, ffmpeg_binary, probe, read_frames
 from tests.media_maker import ffmpeg, moving_picture, picture_and_tone, tone
 
@@ -281,3 +281,36 @@ def test_two_video_streams_use_the_best(shared_data: Path) -> None:
     info = probe(shared_data / "clips" / "edge_cases" / "speech_no_face.mp4")
     assert (info.n_video_streams, info.n_audio_streams) == (2, 2)
     assert (info.width, info.height, info.audio_rate_hz) == (480, 270, 16000)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are bytes only there")
+def test_a_name_that_is_no_text_is_as_good_as_any(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9 .mp4"))
+    picture_and_tone(tmp_path / "plain.mp4").rename(path)
+    info = probe(path)
+    assert len(list(read_frames(info))) == 25
+    with decode_audio(info) as audio:
+        assert len(audio.speech_16k) == pytest.approx(16000, abs=1200)
+
+
+def test_decoding_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
+    info = probe(picture_and_tone(tmp_path / "a.mp4"))
+    with pytest.raises(ToolError) as caught:
+        list(read_frames(info, limits=Limits(decode_s=0.0, decode_s_per_s=0.0)))
+    assert caught.value.code == "video_timeout"
+    with pytest.raises(ToolError) as caught, decode_audio(info, Limits(decode_s=1e-3, decode_s_per_s=0.0)):
+        pass
+    assert caught.value.code == "ffmpeg_timeout"
+
+
+def test_sound_that_is_mostly_damaged_is_used_and_named(tmp_path: Path) -> None:
+    path = tone(tmp_path / "a.m4a", seconds=4, options=("-c:a", "aac"))
+    content = bytearray(path.read_bytes())
+    with decode_audio(probe(path)) as audio:
+        assert not audio.damaged
+    damaged = slice(len(content) * 7 // 100, len(content) * 79 // 100)
+    content[damaged] = np.random.default_rng(0).integers(0, 256, damaged.stop - damaged.start, np.uint8).tobytes()
+    path.write_bytes(bytes(content))
+    with decode_audio(probe(path)) as audio:
+        assert audio.damaged
+        assert len(audio.speech_16k) == pytest.approx(4 * 16000, abs=3000)
