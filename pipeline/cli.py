@@ -48,6 +48,17 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
+class AcousticMode(StrEnum):
+    fixed = "fixed"
+    compat = "compat"
+
+
+class Stage(StrEnum):
+    text = "text"
+    acoustic = "acoustic"
+    facial = "facial"
+
+
 class Face(StrEnum):
     largest = "largest"
     speaker = "speaker"
@@ -71,6 +82,9 @@ Language = Annotated[str, typer.Option(help="Language code for multilingual mode
 Vectors = Annotated[str, typer.Option(help="Word vectors: glove-6b-50d, glove-6b-300d, glove-840b-300d.")]
 VectorsPath = Annotated[
     Path | None, typer.Option(metavar="FILE", help="A GloVe text file (.txt, .gz, .zip) of that kind.")
+]
+AcousticOption = Annotated[
+    AcousticMode, typer.Option(help="COVAREP with its faults mended, or exactly as it was (for models trained on it).")
 ]
 FaceOption = Annotated[Face, typer.Option(help="Whose face: the largest, the one that speaks, or every one.")]
 MaxRate = Annotated[float, typer.Option(metavar="HZ", help="Frames a second to look at, at most.")]
@@ -119,6 +133,7 @@ def with_pipeline_options(command: Callable[..., None]) -> Callable[..., None]:
         language: Language = "en",
         vectors: Vectors = "glove-6b-50d",
         vectors_path: VectorsPath = None,
+        acoustic_mode: AcousticOption = AcousticMode.fixed,
         face: FaceOption = Face.largest,
         max_rate_hz: MaxRate = 30.0,
         threads: Threads = 1,
@@ -233,11 +248,15 @@ def extract(
     files: Files,
     options: dict[str, Any],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the tracks go.")],
+    only: Annotated[
+        Stage | None, typer.Option(help="One track alone, whole: acoustic also where nobody speaks.")
+    ] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Write each track as a table too.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Write the three feature tracks of each file (safetensors and JSON) and stop.
 
-    Example: lamb extract clip.mp4 --output features/
+    Example: lamb extract clip.mp4 --output features/ --only acoustic --csv
     """
     from pipeline.events import one_line, reporter
     from pipeline.extract import extract_file, is_extraction
@@ -246,12 +265,13 @@ def extract(
 
     folder = OutputFolder(output, is_extraction)
     extractors = Extractors(_settings(options))
-    extractors.prepare()
+    stage = only.value if only else None
+    extractors.prepare(stage)
     n_failed = 0
     with reporter(quiet) as notify:
         for path in files:
             try:
-                print(extract_file(path, extractors, folder, notify))
+                print(extract_file(path, extractors, folder, notify, only=stage, tables=csv))
                 continue
             except LambError as error:
                 line = str(error)
@@ -260,6 +280,23 @@ def extract(
             n_failed += 1
             print(f"failed {one_line(str(path))}: {line}", file=sys.stderr)
     raise typer.Exit(SOME_FAILED if n_failed else OK)
+
+
+@app.command()
+def plot(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A video or audio file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="PNG", help="Where the picture goes.")],
+    start_s: Annotated[float, typer.Option("--from", metavar="S", help="First second to show.")] = 0.0,
+    end_s: Annotated[float | None, typer.Option("--to", metavar="S", help="Last second, at most 120 later.")] = None,
+) -> None:
+    """Draw pitch, NAQ, Rd and creak of a file's sound under its spectrogram.
+
+    Example: lamb plot clip.mp4 --output clip.png
+    """
+    from pipeline.plot import plot_file
+
+    plot_file(file, output, start_s, end_s)
+    print(output)
 
 
 @app.command()

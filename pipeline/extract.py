@@ -1,13 +1,14 @@
 """Extraction alone: one folder per file with its tracks, words and a description.
 
 In: a media file. Out: ``features/clip.mp4.1a2b3c4d/`` with text, audio, visual, blendshapes (.safetensors, .json) and
-clip.json.
+clip.json; of one stage alone: ``features/clip.mp4.1a2b3c4d.acoustic/``. Tables (.csv) on top where wanted.
 
     extract_file(Path("clip.mp4"), Extractors(settings), OutputFolder(Path("features"), is_extraction))
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import tempfile
@@ -15,24 +16,38 @@ from dataclasses import asdict
 from pathlib import Path
 
 from data.errors import InputError
+from data.track import FeatureTrack
 from pipeline.events import Notify, ignore
 from pipeline.predict import OutputFolder, to_json
-from pipeline.video import Analysis, Extractors
+from pipeline.video import Analysis, Extractors, Stage
 
 KIND = "lamb-features"
 
 
-def extract_file(path: Path, extractors: Extractors, folder: OutputFolder, notify: Notify = ignore) -> Path:
+def extract_file(
+    path: Path,
+    extractors: Extractors,
+    folder: OutputFolder,
+    notify: Notify = ignore,
+    *,
+    only: Stage | None = None,
+    tables: bool = False,
+) -> Path:
     """Extract one file and return the folder written; an earlier result for the same content is replaced whole.
+
+    ``only`` runs one stage; ``tables`` writes each track as CSV too (:func:`write_csv`).
 
     Raises LambError (see ``Extractors.analyse``); InputError (output_unwritable).
     """
-    analysis = extractors.analyse(path, notify)
-    target = folder.place(path, analysis.sha256, "")
+    analysis = extractors.extract_one(only, path, notify) if only else extractors.analyse(path, notify)
+    target = folder.place(path, analysis.sha256, f".{only}" if only else "")
     partial = None
     try:
         partial = Path(tempfile.mkdtemp(dir=folder.folder, prefix=".partial-"))
         _write(analysis, path, partial)
+        if tables:
+            for name, track in analysis.tracks.items():
+                write_csv(track, partial / f"{name}.csv")
         if target.exists():  # an earlier result: `place` allows no other
             shutil.rmtree(target)
         partial.chmod(0o755)
@@ -53,6 +68,18 @@ def is_extraction(folder: Path) -> bool:
         return json.loads((folder / "clip.json").read_text(encoding="utf-8")).get("kind") == KIND
     except (OSError, ValueError, AttributeError):
         return False
+
+
+def write_csv(track: FeatureTrack, path: Path) -> None:
+    """A row per step: start_s, end_s, valid (0/1), then the columns by name. Cells where nothing was observed, or where
+    the column does not exist (pitch without voice), are empty: no number stands for "none"."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["start_s", "end_s", "valid", *track.spec.columns])
+        for i, valid in enumerate(track.valid):
+            known = [valid] * track.spec.dim if track.defined is None else track.defined[i]
+            cells = [f"{value:.7g}" if there else "" for value, there in zip(track.values[i], known, strict=True)]
+            writer.writerow([f"{track.start_s[i]:.4f}", f"{track.end_s[i]:.4f}", int(valid), *cells])
 
 
 def _write(analysis: Analysis, path: Path, folder: Path) -> None:

@@ -33,6 +33,7 @@ class PipelineSettings(BaseModel):
     language: str | None = "en"
     vectors: str = "glove-6b-50d"
     vectors_path: Path | None = None
+    acoustic_mode: Literal["fixed", "compat"] = "fixed"
     face_backend: str = "mediapipe"
     face: Literal["largest", "speaker", "all"] = "largest"
     max_rate_hz: float = Field(default=30.0, gt=0, le=240)

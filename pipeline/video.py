@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -22,12 +22,20 @@ from data.clip import Clip, Word, words_to_text
 from data.errors import InputError, ToolError
 from data.spec import FeatureSpec, Modality
 from data.track import FeatureTrack
+from extractors.acoustic import acoustic_spec, covarep_features
 from extractors.frame import Frame
 from extractors.media import SPEECH_RATE_HZ, Audio, Limits, MediaInfo, decode_audio, probe, read_frames
 from extractors.weights import sha256_file
 from pipeline.events import Event, Notify, ignore
 from pipeline.settings import PipelineSettings
 from pipeline.utterances import Utterance, cut_utterances, mask_outside, speech_blocks
+
+if TYPE_CHECKING:
+    from extractors.speech import Transcript
+
+T = TypeVar("T")
+Stage = Literal["text", "acoustic", "facial"]
+Loudness = tuple[np.ndarray, np.ndarray]  # times in seconds, root mean square
 
 TRUNCATED_S = 0.75  # declared length minus decoded length beyond which a file counts as cut short
 ENERGY_RATE_HZ = 25  # of the loudness curve that "--face speaker" compares mouths with
@@ -63,15 +71,18 @@ class Extractors:
         self.settings = settings
         self.limits = Limits(max_duration_s=settings.max_duration_s)
 
-    def prepare(self) -> None:
-        """Check what can be checked before the first file: device, weights, vectors. Raises LambError."""
+    def prepare(self, only: Stage | None = None) -> None:
+        """Check what can be checked before the first file: device, weights, vectors, or what one stage needs of them.
+        Raises LambError."""
         from extractors.speech import locate
         from extractors.weights import resolve
 
-        _ = self.vectors
-        locate(self.speech_settings)
-        for name in FACE_WEIGHTS:
-            resolve(name, self.settings.weights.get(name)).verify()
+        if only in (None, "text"):
+            _ = self.vectors
+            locate(self.speech_settings)
+        if only in (None, "facial"):
+            for name in FACE_WEIGHTS:
+                resolve(name, self.settings.weights.get(name)).verify()
 
     @cached_property
     def vectors(self) -> Any:
@@ -107,13 +118,12 @@ class Extractors:
     @cached_property
     def specs(self) -> dict[Modality, FeatureSpec]:
         """What the tracks of these settings will be, known before any file is read."""
-        from extractors.acoustic import acoustic_spec
         from extractors.embedding import text_spec
         from extractors.facial import facial_spec
 
         return {
             "text": text_spec(self.vectors),
-            "audio": acoustic_spec(),
+            "audio": acoustic_spec(self.settings.acoustic_mode),
             "visual": facial_spec(self.settings.face_backend),
         }
 
@@ -128,8 +138,10 @@ class Extractors:
         digest = sha256_file(info.path)
         notify(Event(name, "probe", 1.0, f"{info.duration_s:.1f} s"))
         reasons: list[str] = []
-        sound = self._listen(info, reasons, notify)
-        face = self._look(info, sound, reasons, notify)
+        sound = self._listen(info, reasons, functools.partial(self._hear, info.path.name, reasons, notify))
+        if sound is None:
+            sound = _Sound.absent(self.specs, reasons[-1])
+        face = self._look(info, sound.loudness, reasons, notify)
 
         tracks = {"text": sound.text, "audio": sound.audio, "visual": face.track}
         seen_s = max((float(t.end_s[-1]) for t in (sound.audio, face.track) if len(t)), default=0.0)
@@ -159,36 +171,82 @@ class Extractors:
             reasons=tuple(reasons),
         )
 
-    def _listen(self, info: MediaInfo, reasons: list[str], notify: Notify) -> _Sound:
-        """Words and acoustic columns of the whole file."""
-        empty = {name: self.specs[name] for name in ("text", "audio")}
+    def extract_one(self, stage: Stage, path: Path, notify: Notify = ignore) -> Analysis:
+        """One track of a file, whole and without the others: no utterances, and the acoustic one also where nobody speaks.
+
+        Raises InputError as :meth:`analyse` does.
+        """
+        info = probe(path, self.limits)
+        digest = sha256_file(info.path)
+        reasons: list[str] = []
+        words: tuple[Word, ...] = ()
+        blendshapes, faces = None, ()
+        if stage == "facial":
+            face = self._look(info, None, reasons, notify)
+            modality, track, blendshapes, faces = "visual", face.track, face.blendshapes, face.faces
+        elif stage == "acoustic":
+            measure = functools.partial(self._measure, info.path.name, notify=notify)
+            modality, track = "audio", self._listen(info, reasons, measure)
+            track = track or FeatureTrack.empty(acoustic_spec(self.settings.acoustic_mode), reasons[-1])
+            if track.reason and track.reason not in reasons:
+                reasons.append(track.reason)
+        else:
+            heard = self._listen(info, reasons, functools.partial(self._recognise, info.path.name, notify=notify))
+            words = heard[0].words if heard else ()
+            modality, track = "text", heard[1] if heard else FeatureTrack.empty(self.specs["text"], reasons[-1])
+            if heard and not words:
+                reasons.append("no_words")
+        return Analysis(
+            info=info,
+            sha256=digest,
+            duration_s=info.duration_s or (float(track.end_s[-1]) if len(track) else 0.0),
+            words=words,
+            tracks={modality: track},  # type: ignore[dict-item]
+            blendshapes=blendshapes,
+            faces=faces,
+            utterances=(),
+            clips=(),
+            reasons=tuple(reasons),
+        )
+
+    def _listen(self, info: MediaInfo, reasons: list[str], hear: Callable[[Audio], T]) -> T | None:
+        """What ``hear`` makes of the file's sound; None, with the reason added, if there is none that can be decoded."""
         if not info.has_audio:
             reasons.append("no_audio")
-            return _Sound.absent(empty, "no_audio")
+            return None
         try:
             with decode_audio(info, self.limits) as decoded:
                 if not len(decoded.native) or not len(decoded.speech_16k):
                     reasons.append("no_audio")
-                    return _Sound.absent(empty, "no_audio")
+                    return None
                 if decoded.damaged:
                     reasons.append("audio_damaged")
-                return self._hear(info.path.name, decoded, reasons, notify)
+                return hear(decoded)
         except ToolError as error:
             if error.code not in UNDECODABLE:
                 raise
             reasons.append(error.code)
-            return _Sound.absent(empty, error.code)
+            return None
 
-    def _hear(self, name: str, decoded: Audio, reasons: list[str], notify: Notify) -> _Sound:
-        from extractors.acoustic import covarep_features
+    def _recognise(self, name: str, decoded: Audio, notify: Notify) -> tuple[Transcript, FeatureTrack]:
         from extractors.embedding import embed
         from extractors.speech import transcribe
 
         transcript = transcribe(decoded.speech_16k, self.speech_settings, on_progress=_step(name, "speech", notify))
         notify(Event(name, "speech", 1.0, f"{len(transcript.words)} words"))
-        text = embed(transcript.words, self.vectors)
+        return transcript, embed(transcript.words, self.vectors)
+
+    def _measure(self, name: str, decoded: Audio, notify: Notify) -> FeatureTrack:
         # Global quantities (polarity, F0 range, residual scale) need the whole file; utterances are slices of it.
-        audio = covarep_features(decoded.native, decoded.native_rate_hz)
+        mode, report = self.settings.acoustic_mode, _step(name, "acoustic", notify)
+        track = covarep_features(decoded.native, decoded.native_rate_hz, mode, on_progress=report)
+        notify(Event(name, "acoustic", 1.0, f"{len(track)} steps"))
+        return track
+
+    def _hear(self, name: str, reasons: list[str], notify: Notify, decoded: Audio) -> _Sound:
+        """Words and acoustic columns, the latter masked where nobody speaks."""
+        transcript, text = self._recognise(name, decoded, notify)
+        audio = self._measure(name, decoded, notify)
         if audio.reason:
             reasons.append(audio.reason)
         elif not transcript.segments:
@@ -197,10 +255,9 @@ class Extractors:
             reasons.append("no_words")
         blocks = speech_blocks(transcript.segments, transcript.words, self.settings.merge_gap_s)
         audio = mask_outside(audio, blocks, self.settings.speech_margin_s)
-        notify(Event(name, "acoustic", 1.0, f"{len(audio)} steps"))
         return _Sound(transcript.words, transcript.segments, text, audio, _loudness(decoded.speech_16k))
 
-    def _look(self, info: MediaInfo, sound: _Sound, reasons: list[str], notify: Notify) -> Any:
+    def _look(self, info: MediaInfo, loudness: Loudness | None, reasons: list[str], notify: Notify) -> Any:
         """Facial columns of the whole file."""
         from extractors.facial import extract_faces
 
@@ -214,7 +271,7 @@ class Extractors:
         look = functools.partial(
             extract_faces,
             settings=self.face_settings,
-            speech_energy=sound.loudness,
+            speech_energy=loudness,
             on_progress=lambda end_s: report(end_s / total_s),
         )
         try:
@@ -274,10 +331,10 @@ class _Sound:
     segments: tuple[Any, ...]
     text: FeatureTrack
     audio: FeatureTrack
-    loudness: tuple[np.ndarray, np.ndarray] | None
+    loudness: Loudness | None
 
     @classmethod
-    def absent(cls, specs: dict[str, FeatureSpec], reason: str) -> _Sound:
+    def absent(cls, specs: dict[Modality, FeatureSpec], reason: str) -> _Sound:
         text, audio = (FeatureTrack.empty(specs[name], reason) for name in ("text", "audio"))
         return cls((), (), text, audio, None)
 
@@ -290,7 +347,7 @@ def _anyone(track: FeatureTrack, faces: tuple[FeatureTrack, ...]) -> FeatureTrac
     return FeatureTrack(track.values, track.start_s, track.end_s, valid, track.spec, track.reason)
 
 
-def _loudness(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _loudness(samples: np.ndarray) -> Loudness:
     hop = SPEECH_RATE_HZ // ENERGY_RATE_HZ
     n_steps = len(samples) // hop
     frames = np.asarray(samples[: n_steps * hop]).reshape(n_steps, hop)

@@ -20,5 +20,6 @@ def test_columns_do_not_depend_on_the_recording_rate(rate_hz: int, up: int, down
         i = COLUMNS.index(name)
         ours, theirs = at_16k.values[20:-20, i], other.values[20:-20, i]
         scale = max(1.0, float(np.abs(ours).max()))
-        # .04 is what the two resamplers' roll-off below 8 kHz costs; at their own rates the cepstra differ by .2 to 3
+        # .04 is what the two resamplers' roll-off below 8 kHz costs. `compat`, which analyses at the file's own rate, differs
+        # by .04 to 2.9 in MCEP_0..5 of this voice, and by .3 to 3.6 in those of an ARCTIC and a LibriSpeech recording
         assert np.median(np.abs(ours - theirs)) < 0.06 * scale, name

@@ -6,21 +6,39 @@ import numpy as np
 import pytest
 from scipy.linalg import solve_toeplitz
 from scipy.signal import freqz, lfilter, windows
+from scipy.stats import skew
 
-from extractors.acoustic.creak import CARD, creak_features, creak_posterior
 from extractors.acoustic.envelope import mel_cepstra, true_envelope
 from extractors.acoustic.frames import hanning, output_instants, to_instants
-from extractors.acoustic.gci import glottal_closures
+from extractors.acoustic.gci import (
+    closures_at,
+    glottal_closures,
+    mean_based_signal,
+    periods,
+    relative_positions,
+    turning_points,
+)
 from extractors.acoustic.glottal import inverse_filter
 from extractors.acoustic.lf_rd import estimate_rd, lf_spectrum, minimum_phase
-from extractors.acoustic.lpc import fir, leaky_integrator, lpc
+from extractors.acoustic.lpc import fir, leaky_integrator, lpc, symmetric_fir
 from extractors.acoustic.phase import mean_groups, phase_distortion
-from extractors.acoustic.pitch import at_most_16k, srh_pitch
-from extractors.acoustic.polarity import speech_polarity
-from extractors.acoustic.residual import lp_residual
+from extractors.acoustic.pitch import (
+    at_most_16k,
+    decide,
+    frame_starts,
+    frame_times,
+    narrowed,
+    outside,
+    pitch_residual,
+    search,
+    srh_pitch,
+)
+from extractors.acoustic.polarity import polarity_from, polarity_sums, power_sums, skewness, speech_polarity
+from extractors.acoustic.residual import lp_residual, raw_residual, residual_peak
 from extractors.acoustic.sinusoids import Harmonics, harmonic_frames
-from extractors.acoustic.voice_quality import voice_quality
+from extractors.acoustic.voice_quality import _first_over_second, voice_quality
 from extractors.acoustic.wavelet import maxima_dispersion, octave_band, peak_slope
+from extractors.acoustic.zoom import fine_power, place, zoom_plan
 from tests.acoustic_signals import RATE_HZ, lf_pulse, tract, voice
 
 
@@ -48,6 +66,28 @@ def test_lpc_solves_the_normal_equations() -> None:
     np.testing.assert_allclose(leaky_integrator(frame, 0.99), lfilter([1.0], [1, -0.99], frame), atol=1e-10)
 
 
+@pytest.mark.parametrize("n", [20, 120, 700])
+def test_symmetric_filter_is_numpys_convolution(n: int) -> None:
+    rng = np.random.default_rng(6)
+    half, frame = rng.standard_normal(150), rng.standard_normal(n)
+    taps = np.concatenate([half[::-1], [0.7], half])
+    np.testing.assert_allclose(symmetric_fir(taps, frame), np.convolve(taps, frame)[150 : 150 + n], atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("n", "n_fft", "n_bins"),
+    [(1598, 16000, 2501), (193, 16000, 8001), (1323, 44100, 900), (37, 11025, 5513), (90, 101, 51)],
+)
+def test_zoom_is_the_padded_transform(n: int, n_fft: int, n_bins: int) -> None:
+    frame = np.random.default_rng(7).standard_normal(n)
+    plan = zoom_plan(n, n_fft)
+    row, power = np.zeros(plan.size), np.empty(n_bins)
+    place(frame, plan.weights, row)
+    fine_power(np.fft.rfft(row), plan.size, plan.taps, power)
+    wanted = np.abs(np.fft.rfft(frame, n_fft))
+    np.testing.assert_allclose(np.sqrt(power), wanted[:n_bins], atol=1e-11 * wanted.max())
+
+
 def test_residual_undoes_a_known_filter() -> None:
     pulses = np.zeros(RATE_HZ)
     pulses[200::160] = 1.0
@@ -61,6 +101,39 @@ def test_polarity_of_both_ways_up() -> None:
     samples = voice(110, 1.0)
     assert speech_polarity(samples, RATE_HZ) == 1.0
     assert speech_polarity(-samples, RATE_HZ) == -1.0
+
+
+def test_skewness_is_scipys() -> None:
+    values = np.random.default_rng(8).gamma(2.0, size=5000) - 1.0
+    assert skewness(power_sums(values)) == pytest.approx(skew(values), rel=1e-9)
+    assert skewness(power_sums(np.full(50, 0.3))) == 0.0
+    assert skewness(power_sums(np.zeros(0))) == 0.0
+
+
+def test_pitch_does_not_depend_on_loudness() -> None:
+    residual = pitch_residual(voice(120, 0.5), RATE_HZ)
+    starts = frame_starts(len(residual), RATE_HZ)
+    loud, quiet = search(residual, starts, RATE_HZ), search(residual * 1e-9, starts, RATE_HZ)
+    np.testing.assert_array_equal(loud[0], quiet[0])
+    np.testing.assert_allclose(loud[1], quiet[1], rtol=1e-9)
+    silent = search(np.zeros(4000), frame_starts(4000, RATE_HZ), RATE_HZ)
+    assert (silent[0] == 1).all()
+    assert np.isnan(silent[1]).all()
+
+
+def test_scores_are_the_sums_written_out() -> None:
+    residual = pitch_residual(voice(140, 0.3), RATE_HZ)
+    starts = frame_starts(len(residual), RATE_HZ)[:5]
+    for mode, offset in (("fixed", 0), ("compat", 1)):
+        for f0, score, start in zip(*search(residual, starts, RATE_HZ, mode), starts, strict=True):
+            frame = residual[start : start + 1598] * np.blackman(1598)
+            amplitude = np.abs(np.fft.rfft(frame - frame.mean(), RATE_HZ))[:8000]
+            amplitude /= np.linalg.norm(amplitude)
+            f = np.arange(50, 501)
+            on = sum(amplitude[h * f - offset] for h in range(1, 6))
+            between = sum(amplitude[np.floor((h + 0.5) * f + 0.5).astype(int) - offset] for h in range(1, 5))
+            assert f0 == f[np.argmax(on - between)]
+            assert score == pytest.approx((on - between).max(), abs=1e-9)
 
 
 def test_pitch_follows_a_glide() -> None:
@@ -103,6 +176,16 @@ def test_inverse_filter_finds_the_glottal_pulse() -> None:
     assert max(lagged) > 0.85
 
 
+def test_inverse_filter_cuts_the_last_frame_off_at_the_end() -> None:
+    samples = voice(100.0, 0.5)
+    pair = np.array([7700, 7900])  # the second frame would end at 8100
+    _, derivative = inverse_filter(samples, pair, RATE_HZ)
+    assert np.abs(derivative[7901:7990]).max() > 1e-3
+    _, padded = inverse_filter(np.append(samples, np.zeros(200)), pair, RATE_HZ)
+    assert len(derivative) == 8000
+    assert not np.allclose(derivative[7710:], padded[7710:8000], atol=1e-6)  # its window is as short as it is
+
+
 def test_voice_quality_of_half_sine_pulses() -> None:
     period, width, n_cycles = 160, 100, 40
     pulse = np.concatenate([np.sin(np.pi * np.arange(width) / width), np.zeros(period - width)])
@@ -124,6 +207,23 @@ def test_h1h2_of_known_harmonics(wanted_db: float) -> None:
     np.testing.assert_allclose(values[5:-5, 2], wanted_db, atol=0.3)
 
 
+def test_h1h2_of_part_of_the_spectrum_is_that_of_the_whole() -> None:
+    rng = np.random.default_rng(9)
+    told = 0
+    for _ in range(400):
+        f0, n = rng.uniform(60, 400), int(rng.integers(150, 600))
+        tones = np.cos(2 * np.pi * f0 * rng.uniform(0.9, 1.1) * np.arange(1, 9)[:, None] * np.arange(n) / RATE_HZ).sum(
+            0
+        )
+        frame = (tones * rng.uniform(0, 1) + rng.standard_normal(n) * rng.uniform(0, 2)) * np.hamming(n)
+        power = np.abs(np.fft.rfft(frame, RATE_HZ)) ** 2
+        part = _first_over_second(power[: int(7 * f0)], f0, 0, False)
+        if not np.isnan(part):
+            told += 1
+            assert part == _first_over_second(power, f0, 0, True)
+    assert told > 200
+
+
 def parabola(level_db: np.ndarray) -> float:
     """Alku's fit with numpy: a·k² + b over bins 0..N−1, N growing from 3 until the error is 1 % of the energy."""
     n = 3
@@ -134,6 +234,20 @@ def parabola(level_db: np.ndarray) -> float:
         if np.sum(error**2) / np.sum(level_db[:n] ** 2) >= 0.01:
             return float(coefficients[0])
         n += 1
+
+
+def test_a_pause_is_no_cycle() -> None:
+    t = np.arange(RATE_HZ) / RATE_HZ
+    derivative = sum(np.cos(2 * np.pi * 125 * h * t) / h for h in range(1, 9))
+    flow = np.cumsum(np.asarray(derivative))
+    closures = np.concatenate([np.arange(10, 30), np.arange(34, 60), [80]]) * 128  # pauses of 5 and 21 cycles
+    bridged, told = (voice_quality(flow, np.asarray(derivative), closures, RATE_HZ, 0, limit) for limit in (None, 320))
+    np.testing.assert_array_equal(told[20, [0, 1, 3]], 0)  # after the first pause
+    assert told[20, 2] == pytest.approx(told[25, 2], abs=0.5)
+    np.testing.assert_array_equal(told[46], 0)  # alone after the second
+    assert (bridged[20, :2] > 0).all()
+    np.testing.assert_allclose(told[1:20], bridged[1:20], atol=1e-9)
+    np.testing.assert_array_equal(told[0, :2], 0)
 
 
 def test_psp_is_the_ratio_of_two_parabolas() -> None:
@@ -175,6 +289,138 @@ def test_peak_slope_of_a_tone_falls_away_from_its_octave() -> None:
     assert (high > 0).all()
     silent = np.concatenate([np.zeros(8000), np.sin(2 * np.pi * 300 * t)])
     assert np.isfinite(peak_slope(silent, RATE_HZ, floor=1e-10)[1]).all()
+
+
+def test_peak_slope_at_the_edges_of_digital_silence() -> None:
+    samples = np.random.default_rng(11).standard_normal(6000)
+    samples[1500:4321] = 0.0
+    peaks = []
+    n = np.arange(-1000, 1001)
+    for scale in 2 ** np.arange(7):
+        wavelet = -np.cos(np.pi * n / scale) * np.exp(-((n / scale) ** 2) / 2)
+        band = np.abs(np.convolve(samples, wavelet)[1000:7000])
+        peaks.append([band[at : at + 640].max() for at in range(0, 6000 - 639, 160)])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        level = np.log10(peaks)
+        wanted = np.nan_to_num(-(np.arange(-3, 4) @ level) / 28, nan=0.0, neginf=-np.inf)
+    found = peak_slope(samples, RATE_HZ)[1]
+    assert np.isinf(wanted).any()
+    assert (wanted == 0).any()
+    np.testing.assert_allclose(found, wanted, atol=1e-9)
+
+
+def test_the_closure_after_a_pause_takes_the_next_cycle() -> None:
+    closures = np.array([100, 200, 310, 5000, 5120, 9000, 20000])
+    np.testing.assert_array_equal(periods(closures), [100, 100, 110, 4690, 120, 3880, 11000])
+    np.testing.assert_array_equal(periods(closures, 800), [100, 100, 110, 120, 120, 800, 800])
+
+
+class InBlocks:
+    """Five seconds of gliding voice with a pause in the middle, cut in the pause; two seconds of margin."""
+
+    cut, margin = 40000, 32000
+
+    def __init__(self) -> None:
+        n = 5 * RATE_HZ
+        phase = np.cumsum(np.linspace(100, 170, n)) / RATE_HZ
+        source = np.interp(phase % 1.0 * 4096 - 0.5, np.arange(4096), lf_pulse(1.0, 4096))
+        loudness = np.interp(np.arange(n) / RATE_HZ, [0, 2.3, 2.35, 2.6, 2.65, 5], [1, 0.5, 0, 0, 0.8, 0.3])
+        spoken = lfilter([1.0], tract(), source * loudness)
+        spoken /= 2 * np.abs(spoken).max()
+        self.signal = spoken + 1e-4 * np.random.default_rng(10).standard_normal(n)
+        # samples of the block, and its core counted in the block
+        self.blocks = [
+            (slice(0, self.cut + self.margin), slice(0, self.cut)),
+            (slice(self.cut - self.margin, n), slice(self.margin, n - self.cut + self.margin)),
+        ]
+
+    def joined(self, stage) -> np.ndarray:
+        """``stage`` (block's samples → one value a sample) over all cores."""
+        return np.concatenate([stage(self.signal[block])[core] for block, core in self.blocks])
+
+
+@pytest.fixture(scope="module")
+def in_blocks() -> InBlocks:
+    return InBlocks()
+
+
+def test_polarity_adds_up_over_blocks(in_blocks: InBlocks) -> None:
+    whole = polarity_sums(in_blocks.signal, RATE_HZ)
+    sums = sum(polarity_sums(in_blocks.signal[block], RATE_HZ, core) for block, core in in_blocks.blocks)
+    np.testing.assert_allclose(sums, whole, rtol=1e-7, atol=1e-9)
+    assert polarity_from(np.asarray(sums)) == polarity_from(whole) == 1.0
+
+
+def test_residual_of_blocks(in_blocks: InBlocks) -> None:
+    whole = lp_residual(in_blocks.signal, RATE_HZ)
+    peak = residual_peak(in_blocks.joined(lambda samples: raw_residual(samples, RATE_HZ)))
+    joined = in_blocks.joined(lambda samples: lp_residual(samples, RATE_HZ, peak=peak))
+    np.testing.assert_allclose(joined, whole, atol=1e-12)
+    assert np.abs(joined).max() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("mode", ["fixed", "compat"])
+def test_pitch_of_blocks(in_blocks: InBlocks, mode: str) -> None:
+    whole = srh_pitch(in_blocks.signal, RATE_HZ, mode)
+    parts = []
+    for block, core in in_blocks.blocks:
+        residual = pitch_residual(in_blocks.signal[block], RATE_HZ, mode)
+        starts = frame_starts(len(residual), RATE_HZ)
+        starts = starts[(starts >= core.start) & (starts < core.stop)]
+        parts.append((residual, starts, *search(residual, starts, RATE_HZ, mode)))
+    range_hz = narrowed(*(np.concatenate([part[i] for part in parts]) for i in (2, 3)))
+    n_again = 0
+    for residual, starts, f0, score in parts:
+        again = outside(f0, score, range_hz)
+        f0[again], score[again] = search(residual, starts[again], RATE_HZ, mode, range_hz)
+        n_again += len(again)
+    first = [block.start for block, _ in in_blocks.blocks]
+    time_s = np.concatenate([frame_times(part[1] + at, RATE_HZ) for at, part in zip(first, parts, strict=True)])
+    pitch = decide(time_s, *(np.concatenate([part[i] for part in parts]) for i in (2, 3)), mode)
+    assert n_again > 5
+    np.testing.assert_allclose(pitch.time_s, whole.time_s)
+    np.testing.assert_array_equal(pitch.f0_hz, whole.f0_hz)
+    np.testing.assert_array_equal(pitch.voiced, whole.voiced)
+    np.testing.assert_allclose(pitch.score, whole.score, atol=1e-9)
+    assert pitch.median_hz == whole.median_hz
+
+
+def test_closures_and_their_qualities_of_blocks(in_blocks: InBlocks) -> None:
+    signal, longest = in_blocks.signal, RATE_HZ // 20
+    residual = lp_residual(signal, RATE_HZ)
+    whole = glottal_closures(signal, residual, RATE_HZ, 130.0)
+
+    def qualities(samples: np.ndarray, residual: np.ndarray, closures: np.ndarray) -> np.ndarray:
+        flow, derivative = inverse_filter(samples, closures, RATE_HZ, longest)
+        values = voice_quality(flow, derivative, closures, RATE_HZ, 0, longest)
+        return np.column_stack([values, maxima_dispersion(residual, closures, longest)])
+
+    cycles = [turning_points(mean_based_signal(signal[block], RATE_HZ, 130.0)) for block, _ in in_blocks.blocks]
+    positions = [
+        relative_positions(residual[block], *pair, core)
+        for (block, core), pair in zip(in_blocks.blocks, cycles, strict=True)
+    ]
+    ratio = float(np.median(np.concatenate(positions)))
+    found, values = [], []
+    for (block, core), pair in zip(in_blocks.blocks, cycles, strict=True):
+        closures = closures_at(residual[block], *pair, ratio)
+        inside = (closures >= core.start) & (closures < core.stop)
+        found.append(closures[inside] + block.start)
+        values.append(qualities(signal[block], residual[block], closures)[inside])
+    np.testing.assert_array_equal(np.concatenate(found), whole)
+    np.testing.assert_allclose(np.concatenate(values), qualities(signal, residual, whole), atol=1e-6)
+
+
+def test_peak_slope_of_blocks(in_blocks: InBlocks) -> None:
+    loudest = float(np.abs(in_blocks.signal).max())
+    _, whole = peak_slope(in_blocks.signal, RATE_HZ, 1e-10, loudest)
+    joined = []
+    for block, core in in_blocks.blocks:
+        _, slope = peak_slope(in_blocks.signal[block], RATE_HZ, 1e-10, loudest)
+        joined.append(slope[core.start // 160 : core.stop // 160])
+    np.testing.assert_allclose(np.concatenate(joined), whole, atol=1e-9)
+    silence = np.zeros(RATE_HZ)
+    np.testing.assert_allclose(peak_slope(silence, RATE_HZ, 1e-10, loudest)[1], 0, atol=1e-12)  # all bands at the floor
 
 
 def test_harmonics_of_known_amplitude_and_phase() -> None:
@@ -263,26 +509,3 @@ def test_phase_groups_and_steady_phases() -> None:
     ]
     assert level[0].max() < np.log(0.01)
     assert level[1].min() > level[0].max() + 2
-
-
-def test_creak_rises_on_irregular_slow_pulses() -> None:
-    rng = np.random.default_rng(5)
-    modal = voice(120.0, 2.0)
-    pulses = np.zeros(2 * RATE_HZ)
-    pulses[np.cumsum(rng.integers(350, 800, 80))[:50]] = 1.0
-    creaky = lfilter([1.0], tract(), pulses)
-    creaky = 0.5 * creaky / np.abs(creaky).max() + 1e-4 * rng.standard_normal(len(creaky))
-    posterior = []
-    for samples in (modal, creaky):
-        _, features = creak_features(samples, RATE_HZ, srh_pitch(samples, RATE_HZ))
-        posterior.append(creak_posterior(features))
-        assert ((posterior[-1] >= 0) & (posterior[-1] <= 1)).all()
-    assert np.mean(posterior[1]) > np.mean(posterior[0]) + 0.1
-
-
-def test_creak_network_has_a_card() -> None:
-    import json
-
-    card = json.loads(CARD.read_text())
-    assert card["held_out"]["clips"] > 20
-    assert card["held_out"]["median_r"] > 0.5

@@ -112,6 +112,34 @@ def test_silent_stretch_is_not_valid() -> None:
     assert track.reason is None
 
 
+def test_columns_exist_only_where_the_quantity_does() -> None:
+    noise = 0.05 * _RNG.standard_normal(RATE_HZ)
+    track = covarep_features(np.concatenate([voice(120, 1.0), noise]), RATE_HZ)
+    assert track.valid.all()
+    assert track.defined is not None
+    voiced, unvoiced = slice(10, 90), slice(110, 190)
+    glottal = [COLUMNS.index(name) for name in ("F0", "NAQ", "QOQ", "H1H2", "PSP", "MDQ", "Rd", "Rd_conf")]
+    others = [i for i in range(len(COLUMNS)) if i not in glottal]
+    assert track.defined[voiced].all()
+    assert not track.defined[unvoiced][:, glottal].any()
+    assert track.defined[unvoiced][:, others].all()
+    assert not track.values[unvoiced][:, glottal].any()
+    assert not track.defined[[0, -1]][:, [COLUMNS.index("VUV"), COLUMNS.index("MCEP_0")]].any(), (
+        "half a window is missing"
+    )
+    assert covarep_features(voice(120, 0.3), RATE_HZ, "compat").defined is None
+
+
+@pytest.mark.parametrize("seconds", [0.03, 0.1, 0.2, 0.5])
+def test_short_clips_have_what_fits(seconds: float) -> None:
+    track = covarep_features(voice(150, seconds), RATE_HZ)
+    assert track.defined is not None
+    assert np.isfinite(track.values).all()
+    names = {name for name, known in zip(COLUMNS, track.defined.any(axis=0), strict=True) if known}
+    assert ("peakSlope" in names) == (seconds > 0.04)
+    assert ({"F0", "VUV", "MCEP_0", "HMPDM_0"} <= names) == (seconds >= 0.2)
+
+
 @pytest.mark.parametrize(
     ("samples", "rate_hz"),
     [

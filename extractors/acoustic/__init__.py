@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Literal
 from data.spec import FeatureSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
 
     from data.track import FeatureTrack
@@ -44,8 +46,10 @@ def acoustic_spec(mode: str = "fixed") -> FeatureSpec:
     return FeatureSpec("audio", COLUMNS, RATE_HZ, "covarep", f"{VERSION}-{mode}", _creak_digest())
 
 
-def covarep_features(samples: np.ndarray, rate_hz: int, mode: Mode = "fixed") -> FeatureTrack:
+def covarep_features(
+    samples: np.ndarray, rate_hz: int, mode: Mode = "fixed", *, on_progress: Callable[[float], None] | None = None
+) -> FeatureTrack:
     """The 74 columns of a whole file's audio; see :func:`extractors.acoustic.covarep.extract`."""
     from extractors.acoustic.covarep import extract
 
-    return extract(samples, rate_hz, mode)
+    return extract(samples, rate_hz, mode, on_progress)

@@ -1,8 +1,9 @@
-"""Creaky voice: twelve measurements of irregular, widely spaced glottal pulses, and a posterior 0..1 made of them.
+"""Creaky voice: measurements of irregular, widely spaced glottal pulses, and a posterior 0..1 made of them.
 
-In: upright mono signal (N,) at any rate, pitch track. Out: features (M, 12) and posterior (M,) every 10 ms.
-Sources: Ishi, Sakakibara, Ishiguro & Hagita 2008 (short-term power peaks, IFP, IPS); Drugman, Kane & Gobl 2012, 2014
-(secondary residual peaks, H2−H1, creak F0).
+In: upright mono signal (N,) at any rate, pitch track. Out: measurements (M, 48) and posterior (M,) every 10 ms.
+Sources: Ishi, Sakakibara, Ishiguro & Hagita 2008 (short-term power contour, intra-frame periodicity); Drugman, Kane &
+Gobl 2012, 2014 (residual resonator, H2−H1, residual peak prominence).
+Measurements depend on the block of signal they come from, the posterior on all rows of a file.
 
     time_s, features = creak_features(signal, 16000, pitch)
     posterior = creak_posterior(features)
@@ -15,186 +16,236 @@ import json
 from pathlib import Path
 
 import numpy as np
-from numba import njit
 
 from extractors.acoustic.frames import HOP_S, to_instants
 from extractors.acoustic.pitch import Pitch, at_most_16k
-from extractors.acoustic.residual import lp_residual
+from extractors.acoustic.residual import raw_residual
 from extractors.weights import check_sha256
 
 WEIGHTS = Path(__file__).with_name("creak.safetensors")
 CARD = WEIGHTS.with_suffix(".json")
 
-FEATURES = (
-    "h2h1_db", "residual_prominence", "zero_crossing_rate", "ifp", "ips", "power_fall_db", "power_rise_db", "f0_hz",
-    "median_f0_hz", "log_energy_db", "short_power_std_db", "creak_f0_hz",
-)  # fmt: skip
-POWER_WINDOW_S, POWER_HOP_S = 0.004, 0.002
 BAND_HZ = (100.0, 1500.0)
-PEAK_DB = 2.0  # a power peak stands out by this much on both sides within 10 ms
-PAIR_S = 0.1  # pulses further apart are no pair
-FRAME_S = 0.05
+FRAME_S = 0.032  # frames begin 10 ms before their row's time
+LAGS_S = (0.0025, 0.015)  # periods that count for the intra-frame periodicity
+RESONATOR_HZ = 150.0  # bandwidth
+RESONATOR_FRAME_S = 0.05
+RESONATOR_LAGS_S = (0.002, 0.033)
+HARMONICS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)  # of the median F0
+PEAK_REACH_S, PEAK_ITSELF_S = 0.015, 0.006
+CELLS = 5  # 2 ms cells a row
+FLOOR_DB = -120.0
+
+FRAME_FEATURES = (
+    "silent", "log_nonzero", "all_zero", "zero_crossing_rate", "energy_db", "ifp_highest", "ifp_lowest", "ifp_mean",
+    "log_period_s", "log_f0", "voiced", "srh_score", "log_median_f0", "log_f0_over_median", "resonator_r",
+    "resonator_log_f0", "h2h1_resonator_db", "h2h1_pitch_db", *(f"resonator_{h}_f0_db" for h in HARMONICS),
+    "prominence_resonator", "prominence_residual",
+)  # fmt: skip
+CELL_FEATURES = ("band_power_db", "power_db", "residual_peak_db", "nonzero")
+FEATURES = (*FRAME_FEATURES, *(f"{name}_{i}" for name in CELL_FEATURES for i in range(CELLS)))
+CHUNK_ROWS, MARGIN_ROWS = 4096, 16
 
 
-def _framed(values: np.ndarray, centres: np.ndarray, half: int) -> np.ndarray:
-    """Rows of values around centres, zeros outside, (M, 2·half)."""
-    from librosa.util import frame
-
-    padded = np.concatenate([np.zeros(half), values, np.zeros(half)])
-    return frame(padded, frame_length=2 * half, hop_length=1, axis=0)[centres]
-
-
-@njit(cache=True)
-def _power_peaks(power_db, reach, threshold):
-    n = power_db.shape[0]
-    rise, fall = np.zeros(n), np.zeros(n)
-    is_peak = np.zeros(n, dtype=np.bool_)
-    for i in range(n):
-        before, after = power_db[i], power_db[i]
-        for j in range(max(0, i - reach), i):
-            before = min(before, power_db[j])
-        for j in range(i + 1, min(n, i + reach + 1)):
-            after = min(after, power_db[j])
-        rise[i], fall[i] = power_db[i] - before, power_db[i] - after
-        if 0 < i < n - 1 and power_db[i] > power_db[i - 1] and power_db[i] >= power_db[i + 1]:
-            is_peak[i] = rise[i] > threshold and fall[i] > threshold
-    return np.flatnonzero(is_peak), rise, fall
+def _frames(values: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+    """Rows of values from starts on (negative ones too), zeros outside, (M, length)."""
+    padded = np.concatenate([np.zeros(length), values, np.zeros(length)])
+    rows = np.lib.stride_tricks.sliding_window_view(padded, length)
+    return rows[np.minimum(starts + length, len(rows) - 1)]
 
 
-@njit(cache=True)
-def _pulse_similarity(band, peaks, half, slack, longest):
-    """Largest normalised cross-correlation of each peak's surroundings with the next peak's."""
-    n = band.shape[0]
-    out = np.zeros(len(peaks))
-    for k in range(len(peaks) - 1):
-        a, b = peaks[k], peaks[k + 1]
-        if b - a > longest or a - half < 0 or b + half + slack >= n:
-            continue
-        ea = 0.0
-        for i in range(-half, half + 1):
-            ea += band[a + i] * band[a + i]
-        best = 0.0
-        for shift in range(-slack, slack + 1):
-            if b + shift - half < 0:
-                continue
-            eb, ab = 0.0, 0.0
-            for i in range(-half, half + 1):
-                v = band[b + shift + i]
-                eb += v * v
-                ab += band[a + i] * v
-            if ea > 0.0 and eb > 0.0:
-                best = max(best, ab / np.sqrt(ea * eb))
-        out[k] = best
-    return out
+def _sums(values: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+    """Sums of values over windows, zeros outside, (M,)."""
+    cumulated = np.concatenate([[0.0], np.cumsum(values)])
+    n = len(values)
+    return cumulated[np.clip(starts + length, 0, n)] - cumulated[np.clip(starts, 0, n)]
 
 
-def _autocorrelation(rows: np.ndarray, n_lags: int) -> np.ndarray:
-    """Normalised autocorrelation of rows, unbiased for overlap, (M, n_lags)."""
+def _decibel(power: np.ndarray) -> np.ndarray:
+    return 10 * np.log10(np.maximum(power, 10 ** (FLOOR_DB / 10)))
+
+
+def _autocorrelation(rows: np.ndarray, taper: np.ndarray, n_lags: int) -> np.ndarray:
+    """Autocorrelation of tapered rows over that of the taper, 1 at lag 0, (M, n_lags)."""
     from scipy.fft import irfft, next_fast_len, rfft
 
-    size = next_fast_len(rows.shape[1] + n_lags)
-    spectra = np.asarray(rfft(rows, size, axis=1))
-    lags = np.asarray(irfft(np.abs(spectra) ** 2, size, axis=1))[:, :n_lags]
-    n = rows.shape[1]
-    return lags / np.maximum(lags[:, :1], 1e-20) * (n / (n - np.arange(n_lags)))
+    size = next_fast_len(rows.shape[1] + n_lags, real=True)
+    lags = np.asarray(irfft(np.abs(np.asarray(rfft(rows * taper, size, axis=1))) ** 2, size, axis=1))[:, :n_lags]
+    own = np.asarray(irfft(np.abs(np.asarray(rfft(taper, size))) ** 2, size))[:n_lags]
+    return lags / np.maximum(lags[:, :1], 1e-20) / (own / own[0])
 
 
-def _spread(peaks_s: np.ndarray, values: np.ndarray, time_s: np.ndarray, rest: float) -> np.ndarray:
-    """The value of the nearest peak within half a pair's distance, else ``rest``."""
-    if not len(peaks_s):
-        return np.full(len(time_s), rest)
-    right = np.clip(np.searchsorted(peaks_s, time_s), 0, len(peaks_s) - 1)
-    left = np.maximum(right - 1, 0)
-    nearest = np.where(np.abs(peaks_s[left] - time_s) <= np.abs(peaks_s[right] - time_s), left, right)
-    return np.where(np.abs(peaks_s[nearest] - time_s) <= PAIR_S / 2, values[nearest], rest)
+def _highest_peak(lags: np.ndarray, low: int, high: int) -> np.ndarray:
+    """Lag of the highest local maximum within low..high, ``low`` where there is none, (M,)."""
+    inner = lags[:, low : high + 1]
+    peak = (inner > lags[:, low - 1 : high]) & (inner >= lags[:, low + 1 : high + 2])
+    return np.where(peak, inner, -9.0).argmax(axis=1) + low
 
 
-def creak_features(signal: np.ndarray, rate_hz: int, pitch: Pitch) -> tuple[np.ndarray, np.ndarray]:
-    """Times (s) and the twelve static features, (M, 12), every 10 ms from 10 ms on."""
+def _at(rows: np.ndarray, index: np.ndarray) -> np.ndarray:
+    return np.take_along_axis(rows, np.minimum(index, rows.shape[1] - 1)[:, None], axis=1)[:, 0]
+
+
+def _periodicity(rows: np.ndarray, rate_hz: int) -> np.ndarray:
+    """Autocorrelation at the strongest period and its multiples: highest, lowest, mean (IFP), log period, (M, 4)."""
+    low, high = (int(s * rate_hz) for s in LAGS_S)
+    lags = _autocorrelation(rows, np.ones(rows.shape[1]), high + 2)
+    period = _highest_peak(lags, low, high)
+    first = _at(lags, period)
+    lowest, total, count = first.copy(), first.copy(), np.ones(len(rows))
+    for multiple in range(2, high // low + 1):
+        inside = multiple * period <= high
+        value = _at(lags, multiple * period)
+        lowest = np.where(inside, np.minimum(lowest, value), lowest)
+        total += np.where(inside, value, 0.0)
+        count += inside
+    return np.stack([first, lowest, total / count, np.log(period / rate_hz)], axis=1)
+
+
+def _resonance(residual: np.ndarray, median_hz: float, rate_hz: int) -> np.ndarray:
+    """The residual through a second-order resonator at the median F0 (Drugman, Kane & Gobl 2012), (N,)."""
+    from scipy.signal import lfilter
+
+    radius = np.exp(-np.pi * RESONATOR_HZ / rate_hz)
+    feedback = [1.0, -2 * radius * np.cos(2 * np.pi * median_hz / rate_hz), radius * radius]
+    return np.asarray(lfilter([1.0], feedback, residual))
+
+
+def _prominence(values: np.ndarray, centres: np.ndarray, rate_hz: int) -> np.ndarray:
+    """1 minus the second largest magnitude over the largest one of the frame, more than 6 ms away from it, (M,)."""
+    reach, itself = int(PEAK_REACH_S * rate_hz), int(PEAK_ITSELF_S * rate_hz)
+    magnitude = np.abs(values)
+    top = centres - reach + _frames(magnitude, centres - reach, 2 * reach).argmax(axis=1)
+    rows = _frames(magnitude, np.clip(top, 0, len(values) - 1) - reach, 2 * reach)
+    aside = np.maximum(rows[:, : reach - itself].max(axis=1), rows[:, reach + itself + 1 :].max(axis=1))
+    return np.clip(1 - aside / np.maximum(rows[:, reach], 1e-9), -3, 1)
+
+
+def _resonator_features(rows: np.ndarray, f0_hz: np.ndarray, median_hz: float, rate_hz: int) -> np.ndarray:
+    """Autocorrelation peak, log F0 at it, H2−H1 there and at the pitch track, levels at parts of the median, (M, 12)."""
+    from scipy.fft import rfft
+
+    taper = np.hanning(rows.shape[1] + 2)[1:-1]
+    low, high = (int(s * rate_hz) for s in RESONATOR_LAGS_S)
+    lags = _autocorrelation(rows, taper, high + 2)
+    period = _highest_peak(lags, low, high)
+    size = 4096
+    level = 20 * np.log10(np.abs(np.asarray(rfft(rows * taper, size, axis=1)))[:, : size // 8] + 1e-9)
+    bin_hz = rate_hz / size
+
+    def rise(f0: np.ndarray) -> np.ndarray:
+        first, second = (np.round(k * f0 / bin_hz).astype(int) for k in (1, 2))
+        return _at(level, second) - _at(level, first)
+
+    parts = level[:, np.minimum(np.round(np.array(HARMONICS) * median_hz / bin_hz).astype(int), size // 8 - 1)]
+    f0 = rate_hz / period
+    known = np.where(f0_hz > 20, f0_hz, median_hz)
+    head = np.stack([_at(lags, period), np.log(f0), rise(f0), rise(known)], axis=1)
+    return np.concatenate([head, parts - parts.max(axis=1, keepdims=True)], axis=1)
+
+
+def creak_features(
+    signal: np.ndarray, rate_hz: int, pitch: Pitch, residual: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Times (s, from the block's start) and measurements (M, len(FEATURES)) every 10 ms from 10 ms on.
+
+    ``pitch`` has times from the block's start and the median of the whole file. ``residual`` is the block's, on any
+    scale, NaN in digital silence (``silent=np.nan``); it is computed if not given or if the rate exceeds 16 kHz.
+    A block must begin at a multiple of 10 ms in the file; rows nearer than 60 ms to its ends are wrong.
+    """
     from scipy.signal import butter, sosfiltfilt
 
-    signal, rate_hz = at_most_16k(signal, rate_hz)
+    if residual is None or rate_hz > 16000:
+        signal, rate_hz = at_most_16k(signal, rate_hz)
+        residual = raw_residual(signal, rate_hz, silent=np.nan)
     n_rows = int(len(signal) / (HOP_S * rate_hz))
     time_s = HOP_S * np.arange(1, n_rows + 1)
-    out = np.zeros((n_rows, len(FEATURES)))
     if n_rows < 3:
-        return time_s, out
-    centres = np.minimum((time_s * rate_hz).astype(int), len(signal) - 1)
-    half = int(FRAME_S / 2 * rate_hz)
+        return time_s, np.zeros((n_rows, len(FEATURES)), dtype=np.float32)
+    starts = np.round(HOP_S * rate_hz * np.arange(n_rows)).astype(int)
+    centres = np.round(HOP_S * rate_hz * np.arange(1, n_rows + 1)).astype(int)
+    lost = np.isnan(residual)
+    residual = np.where(lost, 0.0, residual)
+    median_hz = pitch.median_hz or 100.0
+
+    width = int(FRAME_S * rate_hz)
+    nonzero = (signal != 0.0).astype(float)
+    count = _sums(nonzero, starts, width)
+    crossings = _sums(np.abs(np.diff(np.sign(signal))), starts, width - 1) / (2 * width)
+    energy_db = _decibel(_sums(signal * signal, starts, width) / width)
     sos = butter(3, np.array(BAND_HZ) / (rate_hz / 2), "bandpass", output="sos")
-    band = sosfiltfilt(sos, signal, padlen=min(30, len(signal) - 1))
-    width, hop = int(POWER_WINDOW_S * rate_hz), int(POWER_HOP_S * rate_hz)
-    cumulated = np.concatenate([[0.0], np.cumsum(band * band)])
-    begins = np.arange(0, len(band) - width + 1, hop)
-    power_db = 10 * np.log10((cumulated[begins + width] - cumulated[begins]).clip(0) / width + 1e-10)
-    power_s = (begins + width / 2) / rate_hz
-    peaks, rise, fall = _power_peaks(power_db, int(0.01 / POWER_HOP_S), PEAK_DB)
-    at = (begins[peaks] + width // 2).astype(np.int64)
-    similarity = _pulse_similarity(band, at, int(0.005 * rate_hz), int(0.005 * rate_hz), int(PAIR_S * rate_hz))
-    similarity[1:] = np.maximum(similarity[1:], similarity[:-1])  # a pulse resembles either neighbour
+    band = np.asarray(sosfiltfilt(sos, signal, padlen=min(30, len(signal) - 1)))
+    periodicity = _periodicity(_frames(band, starts, width), rate_hz)
+    f0_hz, voiced, score = to_instants(
+        pitch.time_s, np.stack([pitch.f0_hz, pitch.voiced, np.nan_to_num(pitch.score)], axis=1), time_s
+    ).T
+    resonance = _resonance(residual, median_hz, rate_hz)
+    length = int(RESONATOR_FRAME_S * rate_hz)
+    frames = _frames(resonance, centres - length // 2, length)
+    resonator = _resonator_features(frames, f0_hz, median_hz, rate_hz)
+    prominence = [_prominence(values, centres, rate_hz) for values in (resonance, residual)]
 
-    residual = lp_residual(signal, rate_hz)
-    rows = _framed(band, centres, int(0.016 * rate_hz))
-    n_lags = int(0.015 * rate_hz)
-    periodicity = _autocorrelation(rows, n_lags)[:, int(0.002 * rate_hz) :].max(axis=1)
-
-    envelope = np.abs(residual)
-    smoothing = np.hanning(int(0.002 * rate_hz) + 2)
-    envelope = np.convolve(envelope, smoothing / smoothing.sum(), mode="same")
-    rows = _framed(envelope, centres, half)
-    lowest, highest = int(rate_hz / 200), int(rate_hz / 25)
-    lags = _autocorrelation(rows - rows.mean(axis=1, keepdims=True), highest)
-    creak_f0 = rate_hz / (lags[:, lowest:].argmax(axis=1) + lowest)
-
-    rows = np.abs(_framed(residual, centres, half))
-    top = rows.argmax(axis=1)
-    aside = np.abs(np.arange(rows.shape[1])[None, :] - top[:, None]) > int(0.006 * rate_hz)
-    highest_peak = rows.max(axis=1)
-    prominence = 1 - np.where(aside, rows, 0).max(axis=1) / np.maximum(highest_peak, 1e-12)
-
-    rows = _framed(signal, centres, half)
-    energy_db = 10 * np.log10(np.mean(rows**2, axis=1) + 1e-10)
-    crossings = np.mean(np.signbit(rows[:, 1:]) != np.signbit(rows[:, :-1]), axis=1)
-    spectra = np.abs(np.fft.rfft(_framed(residual, centres, half) * np.hanning(2 * half), 2048, axis=1))
-    bin_hz = rate_hz / 2048
-    first = np.take_along_axis(spectra, np.round(creak_f0 / bin_hz).astype(int)[:, None], axis=1)[:, 0]
-    second = np.take_along_axis(spectra, np.round(2 * creak_f0 / bin_hz).astype(int)[:, None], axis=1)[:, 0]
-
-    window = 16
-    padded = np.pad(power_db, (window // 2, window - window // 2), mode="edge")
-    sums = np.cumsum(np.concatenate([[0.0], padded])), np.cumsum(np.concatenate([[0.0], padded**2]))
-    mean, square = ((s[window:] - s[:-window])[: len(power_db)] / window for s in sums)
-    deviation = np.sqrt(np.maximum(square - mean**2, 0))
-
-    out[:, 0] = 20 * np.log10((second + 1e-9) / (first + 1e-9))
-    out[:, 1] = prominence
-    out[:, 2] = crossings
-    out[:, 3] = np.clip(periodicity, 0, 1)
-    out[:, 4] = _spread(power_s[peaks], similarity, time_s, 0.0)
-    out[:, 5] = _spread(power_s[peaks], fall[peaks], time_s, 0.0)
-    out[:, 6] = _spread(power_s[peaks], rise[peaks], time_s, 0.0)
-    out[:, 7] = to_instants(pitch.time_s, pitch.f0_hz, time_s)
-    out[:, 8] = pitch.median_hz
-    out[:, 9] = energy_db - energy_db.max()
-    out[:, 10] = to_instants(power_s, deviation, time_s)
-    out[:, 11] = creak_f0
-    return time_s, out
+    cell = HOP_S * rate_hz / CELLS
+    cells = np.round(cell * (CELLS * np.arange(1, n_rows + 1)[:, None] + np.arange(CELLS) - CELLS // 2)).astype(int)
+    cells, size = cells.ravel(), int(2 * cell)  # 4 ms around instants every 2 ms
+    band_db = _decibel(_sums(band * band, cells - size // 2, size) / size)
+    power_db = _decibel(_sums(signal * signal, cells - size // 2, size) / size)
+    peak_db = 2 * _decibel(_frames(np.abs(residual), cells, int(cell)).max(axis=1))
+    filled = _sums(nonzero, cells, int(cell)) / int(cell)
+    silent = _sums(lost.astype(float), starts, centres[0]) > 0
+    log_f0, log_median = np.log(np.maximum(f0_hz, 20.0)), np.full(n_rows, np.log(median_hz))
+    columns = [silent, np.log2(1 + count), count == 0, crossings, energy_db, *periodicity.T]
+    columns += [log_f0, voiced, score, log_median, log_f0 - log_median, *resonator.T, *prominence]
+    frame_part = np.stack(columns, axis=1)
+    cell_part = [values.reshape(n_rows, CELLS) for values in (band_db, power_db, peak_db, filled)]
+    return time_s, np.concatenate([frame_part, *cell_part], axis=1).astype(np.float32)
 
 
-def with_derivatives(features: np.ndarray) -> np.ndarray:
-    """The features with their first and second differences over time, (M, 36)."""
-    if len(features) < 3:
-        return np.concatenate([features, np.zeros_like(features), np.zeros_like(features)], axis=1)
-    slope = np.gradient(features, axis=0)
-    return np.concatenate([features, slope, np.gradient(slope, axis=0)], axis=1)
+def network_inputs(features: np.ndarray, mode: str) -> tuple[np.ndarray, np.ndarray]:
+    """What the network sees of a whole file's features: rows (M, 29) and 2 ms cells (5 M, 5), float32.
+
+    Levels become relative to the file's loudest frame. In the reference, digital silence makes the residual NaN and,
+    through recursive filters, every residual feature after it: ``compat`` marks those rows, ``fixed`` none.
+    """
+    rows = features[:, : len(FRAME_FEATURES)].astype(np.float32)
+    spoilt = np.maximum.accumulate(rows[:, 0]) if mode == "compat" else np.zeros(len(rows), dtype=np.float32)
+    energy = FRAME_FEATURES.index("energy_db")
+    loudest = rows[:, energy].max(initial=FLOOR_DB)
+    rows[:, energy] -= loudest
+    rows = np.concatenate([rows, spoilt[:, None]], axis=1)
+    cells = [part.reshape(-1) for part in np.split(features[:, len(FRAME_FEATURES) :], len(CELL_FEATURES), axis=1)]
+    contours = [_without_trend(values) / 8 for values in cells[:3]]
+    level = np.maximum(cells[1] - loudest, -90.0) / 20 + 1
+    return rows, np.stack([*contours, level, cells[3]], axis=1).astype(np.float32)
 
 
-def run_network(inputs: np.ndarray, network: dict[str, np.ndarray]) -> np.ndarray:
-    """Posterior 0..1 of inputs (M, 36): scaled to −1..1 by the training range, 32 tanh units, one logistic. (M,)."""
-    low, high = network["low"], network["high"]
-    scaled = np.clip(2 * (inputs - low) / np.maximum(high - low, 1e-12) - 1, -2, 2)
-    hidden = np.tanh(scaled @ network["hidden_weight"].T + network["hidden_bias"])
-    return 1 / (1 + np.exp(-(hidden @ network["out_weight"].T + network["out_bias"])[:, 0]))
+def _without_trend(values: np.ndarray) -> np.ndarray:
+    """Minus the mean of the 25 cells (50 ms) around, (5 M,)."""
+    from scipy.ndimage import uniform_filter1d
+
+    return np.clip(values - uniform_filter1d(values, 25, mode="nearest"), -40, 40)
+
+
+def _convolve(values: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """values (T, in) with weight (out, in, taps), zeros outside, (T, out)."""
+    taps = weight.shape[2]
+    padded = np.pad(values, ((taps // 2, taps // 2), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, taps, axis=0)  # (T, in, taps)
+    return windows.reshape(len(values), -1) @ weight.reshape(len(weight), -1).T + bias
+
+
+def run_network(rows: np.ndarray, cells: np.ndarray, network: dict[str, np.ndarray]) -> np.ndarray:
+    """Posterior and probability that the reference has NaN, (M, 2): convolutions over cells, then over rows."""
+
+    def layer(values: np.ndarray, name: str) -> np.ndarray:
+        return np.maximum(_convolve(values, network[f"{name}.weight"], network[f"{name}.bias"]), 0)
+
+    fine = layer(layer(cells, "cell_1"), "cell_2").reshape(len(rows), CELLS, -1)  # (M, 5, 24)
+    scaled = np.clip((rows - network["mean"]) / network["scale"], -4, 4)
+    hidden = layer(np.concatenate([fine.max(axis=1), fine.mean(axis=1), scaled], axis=1), "entry")
+    for name in ("row_1", "row_2", "row_3"):
+        hidden = hidden + layer(hidden, name)
+    return 1 / (1 + np.exp(-_convolve(hidden, network["exit.weight"], network["exit.bias"])))
 
 
 @functools.lru_cache(maxsize=1)
@@ -207,6 +258,17 @@ def _network() -> dict[str, np.ndarray]:
     return load_file(WEIGHTS)
 
 
-def creak_posterior(features: np.ndarray) -> np.ndarray:
-    """Posterior 0..1 per row of features (M, 12), by the network that ``train_creak`` made."""
-    return run_network(with_derivatives(features), _network())
+def creak_posterior(features: np.ndarray, mode: str = "fixed") -> np.ndarray:
+    """Posterior 0..1 per row of a whole file's features (M, len(FEATURES)); ``compat`` has NaN where the reference does."""
+    if not len(features):
+        return np.zeros(0)
+    rows, cells = network_inputs(features, mode)
+    out = np.empty(len(rows))
+    for begin in range(0, len(rows), CHUNK_ROWS):
+        first, last = max(0, begin - MARGIN_ROWS), min(len(rows), begin + CHUNK_ROWS + MARGIN_ROWS)
+        part = run_network(rows[first:last], cells[CELLS * first : CELLS * last], _network())
+        part = part[begin - first : begin - first + CHUNK_ROWS]
+        out[begin : begin + len(part)] = np.where(
+            (part[:, 1] > 0.5) & (mode == "compat"), np.nan, part[:, 0].astype(np.float64)
+        )
+    return out

@@ -59,11 +59,33 @@ def lpc(frame, order):
 def fir(coefficients, frame):
     """Causal FIR filter with zero initial state."""
     n = frame.shape[0]
-    out = np.zeros(n)
-    for j in range(coefficients.shape[0]):
-        c = coefficients[j]
-        for i in range(j, n):
-            out[i] += c * frame[i - j]
+    pad = (coefficients.shape[0] + 3) // 4 * 4  # four taps at a time: a quarter of the passes over the frame
+    padded, taps, out = np.zeros(pad + n), np.zeros(pad), np.zeros(n)
+    padded[pad:] = frame
+    taps[: coefficients.shape[0]] = coefficients
+    for j in range(0, pad, 4):
+        c0, c1, c2, c3 = taps[j], taps[j + 1], taps[j + 2], taps[j + 3]
+        x = padded[pad - j - 3 :]
+        for i in range(n):
+            out[i] += c0 * x[i + 3] + c1 * x[i + 2] + c2 * x[i + 1] + c3 * x[i]
+    return out
+
+
+@njit(cache=True, fastmath=True)
+def symmetric_fir(taps, frame):
+    """FIR filter with an odd number of symmetric taps, its delay undone: output i is centred on input i, zeros outside."""
+    n, half = frame.shape[0], taps.shape[0] // 2
+    reach = min(half, n - 1)
+    pad = reach + 4
+    padded, c, out = np.zeros(n + 2 * pad), np.zeros(pad), taps[half] * frame
+    padded[pad : pad + n] = frame
+    c[:reach] = taps[half + 1 : half + reach + 1]
+    for j in range(0, reach, 4):
+        c0, c1, c2, c3 = c[j], c[j + 1], c[j + 2], c[j + 3]
+        x, y = padded[pad - j - 4 :], padded[pad + j + 1 :]
+        for i in range(n):
+            near = c0 * (x[i + 3] + y[i]) + c1 * (x[i + 2] + y[i + 1])
+            out[i] += near + c2 * (x[i + 1] + y[i + 2]) + c3 * (x[i] + y[i + 3])
     return out
 
 

@@ -2,10 +2,12 @@
 
 In: mono signal (N,), rate in Hz. Out: F0 (Hz), voicing, score and time of frames every 10 ms.
 Source: Drugman & Alwan 2011, "Joint robust voicing detection and pitch estimation based on residual harmonics".
-Memory: the score matrix (451 × 8 bytes a frame) exists one block of frames at a time.
 
     track = srh_pitch(signal, 16000, "fixed")
     track.f0_hz, track.voiced, track.time_s       # (M,) each
+
+The same in blocks, for long files: :func:`pitch_residual`, :func:`frame_starts` and :func:`search` of each block, then
+:func:`narrowed` over the F0 and scores of all, :func:`search` again in the blocks for the frames outside, :func:`decide`.
 """
 
 from __future__ import annotations
@@ -16,11 +18,13 @@ import numpy as np
 from numba import njit
 
 from extractors.acoustic.frames import HOP_S, round_half_up
-from extractors.acoustic.residual import lp_residual
+from extractors.acoustic.residual import raw_residual
+from extractors.acoustic.zoom import fine_power, place, zoom_plan
 
 TOP_RATE_HZ = 16000
 F0_RANGE_HZ = (50, 500)
-BLOCK_FRAMES = 512  # 512 spectra of 16,000 points: 66 MB at most
+CLEAR_SCORE = 0.1  # frames above it tell the speaker's range
+BLOCK_FRAMES = 32  # spectra at once: they stay in the cache
 
 
 @dataclass(frozen=True)
@@ -35,48 +39,127 @@ class Pitch:
 
 
 @njit(cache=True)
-def _best(spectra, norms, low, high, offset, f0, score):
+def _prepare(residual, starts, window, weights, n_fft, rows, norms):
+    # windowed frames without their mean into rows (B, size), the L2 norms of their half spectra (0: no energy)
+    n = window.shape[0]
+    frame = np.empty(n)
+    for r in range(len(starts)):
+        part = residual[starts[r] : starts[r] + n]
+        mean, raw = 0.0, 0.0
+        for i in range(n):
+            frame[i] = part[i] * window[i]
+            mean += frame[i]
+            raw += frame[i] * frame[i]
+        mean /= n
+        energy, nyquist = 0.0, 0.0
+        for i in range(n):
+            frame[i] -= mean
+            energy += frame[i] * frame[i]
+            nyquist += frame[i] if i % 2 == 0 else -frame[i]
+        # Parseval: Σ over bins 0..n/2−1 is half of all bins, the Nyquist bin taken out (bin 0 is 0: no mean)
+        half = (energy * n_fft - (nyquist * nyquist if n_fft % 2 == 0 else 0.0)) / 2
+        rows[r] = 0.0
+        norms[r] = 0.0
+        if half > 1e-20 * n_fft * raw:  # false for NaN too
+            norms[r] = np.sqrt(half)
+            place(frame, weights, rows[r])
+
+
+@njit(cache=True)
+def _best(coarse, size, taps, norms, low, high, offset, f0, score):
     # E(hf) is bin hf − offset: offset 1 reads one bin low, as the reference does, 0 reads the true frequency
-    for i in range(spectra.shape[0]):
-        best, where = -1e300, low
-        for f in range(low, high + 1):
-            total = 0.0
-            for h in range(1, 6):
-                total += spectra[i, h * f - offset]
-            for h in range(1, 5):
-                total -= spectra[i, int(np.floor((h + 0.5) * f + 0.5)) - offset]
-            if total > best:
-                best, where = total, f
-        f0[i] = where
-        score[i] = best / norms[i]
+    amplitude = np.empty(5 * high + 1)
+    totals = np.empty(high - low + 1)
+    for r in range(len(norms)):
+        if norms[r] == 0.0:
+            continue
+        fine_power(coarse[r], size, taps, amplitude)
+        for i in range(amplitude.shape[0]):
+            amplitude[i] = np.sqrt(amplitude[i])
+        totals[:] = 0.0
+        for h in range(1, 6):
+            on = amplitude[h * low - offset :]
+            for i in range(totals.shape[0]):
+                totals[i] += on[h * i]
+        for h in range(1, 5):
+            between = amplitude[h * low - offset :]
+            for i in range(totals.shape[0]):
+                totals[i] -= between[h * i + (low + i + 1) // 2]  # round((h + ½) f)
+        best = np.argmax(totals)
+        f0[r] = low + best
+        score[r] = totals[best] / norms[r]
 
 
-def _search(residual, starts, n_frame, n_fft, low, high, offset):
-    """Best F0 and score of every frame, block by block; frames without energy get F0 1 Hz and score NaN."""
-    from librosa.util import frame as framed
+def frame_length(rate_hz: int) -> int:
+    """Samples in a frame: an even number, about 100 ms."""
+    n_frame = round_half_up(0.1 * rate_hz) - 2
+    return n_frame - n_frame % 2
+
+
+def frame_starts(n_samples: int, rate_hz: int) -> np.ndarray:
+    """First samples of the frames that fit, every 10 ms, (M,)."""
+    return np.arange(0, n_samples - frame_length(rate_hz) + 1, round_half_up(HOP_S * rate_hz))
+
+
+def frame_times(starts: np.ndarray, rate_hz: int) -> np.ndarray:
+    """Centres (s) of frames, counted as the reference does: its first sample is at 1/rate."""
+    return (starts + frame_length(rate_hz) // 2 + 1) / rate_hz
+
+
+def pitch_residual(signal: np.ndarray, rate_hz: int, mode: str = "fixed") -> np.ndarray:
+    """The residual that the search reads, on the signal's own scale: scores do not depend on it. Shape (N,)."""
+    silent = np.nan if mode == "compat" else 0.0
+    return raw_residual(signal, rate_hz, round_half_up(0.75 * rate_hz / 1000), silent=silent)
+
+
+def search(
+    residual: np.ndarray, starts: np.ndarray, rate_hz: int, mode: str = "fixed", range_hz: tuple[int, int] = F0_RANGE_HZ
+) -> tuple[np.ndarray, np.ndarray]:
+    """F0 (Hz) and score of the frames that begin at ``starts``, (M,) each; 1 Hz and NaN for frames without energy."""
     from scipy.fft import rfft
 
-    window = np.blackman(n_frame)
-    views = framed(residual, frame_length=n_frame, hop_length=1, axis=0)  # a view: nothing is copied
     f0 = np.ones(len(starts))
     score = np.full(len(starts), np.nan)
-    top = 5 * F0_RANGE_HZ[1] + 1
+    window = np.blackman(frame_length(rate_hz))
+    plan = zoom_plan(len(window), rate_hz)
     for begin in range(0, len(starts), BLOCK_FRAMES):
-        rows = views[starts[begin : begin + BLOCK_FRAMES]] * window
-        rows -= rows.mean(axis=1, keepdims=True)
-        energy = np.einsum("ij,ij->i", rows, rows)
-        spectra = np.abs(np.asarray(rfft(rows, n_fft, axis=1))[:, :top])
-        # Parseval: Σ over bins 0..n/2−1 is half of all bins, the Nyquist bin taken out (bin 0 is 0: no mean)
-        alternating = rows @ np.where(np.arange(n_frame) % 2, -1.0, 1.0)
-        nyquist = alternating**2 if n_fft % 2 == 0 else 0.0
-        norms = np.sqrt(np.maximum((energy * n_fft - nyquist) / 2, 0.0))
-        good = norms > 1e-12
-        if good.any():
-            best, value = np.empty(good.sum()), np.empty(good.sum())
-            _best(spectra[good], norms[good], low, high, offset, best, value)
-            f0[begin : begin + len(rows)][good] = best
-            score[begin : begin + len(rows)][good] = value
+        block = slice(begin, begin + BLOCK_FRAMES)
+        rows = np.empty((len(starts[block]), plan.size))
+        norms = np.empty(len(rows))
+        _prepare(residual, starts[block], window, plan.weights, rate_hz, rows, norms)
+        coarse = np.asarray(rfft(rows, axis=1, overwrite_x=True))
+        offset = 1 if mode == "compat" else 0
+        _best(coarse, plan.size, plan.taps, norms, *range_hz, offset, f0[block], score[block])
     return f0, score
+
+
+def narrowed(f0_hz: np.ndarray, score: np.ndarray) -> tuple[int, int]:
+    """The file's own F0 range (Hz), half to twice the median of its clear frames, from all frames' first search.
+
+    A frame whose best F0 lies in that range keeps it; the others, :func:`outside`, are searched again.
+    """
+    clear = score > CLEAR_SCORE
+    if not clear.any():
+        return F0_RANGE_HZ
+    median = np.median(f0_hz[clear])
+    return max(F0_RANGE_HZ[0], round_half_up(0.5 * median)), min(F0_RANGE_HZ[1], round_half_up(2 * median))
+
+
+def outside(f0_hz: np.ndarray, score: np.ndarray, range_hz: tuple[int, int]) -> np.ndarray:
+    """Indices of the frames to search again, (K,)."""
+    return np.flatnonzero(~np.isnan(score) & ((f0_hz < range_hz[0]) | (f0_hz > range_hz[1])))
+
+
+def decide(time_s: np.ndarray, f0_hz: np.ndarray, score: np.ndarray, mode: str = "fixed") -> Pitch:
+    """Voicing and median F0 of a file from all its frames' times, F0 and scores, (M,) each."""
+    known = ~np.isnan(score)
+    counted = np.where(known, score, 0.0) if mode == "compat" else score[known]
+    spread = np.std(counted, ddof=1) if len(counted) > 1 else 0.0
+    voiced = score > (0.085 if spread > 0.05 else 0.07)
+    if mode != "compat":
+        f0_hz, score = np.where(known, f0_hz, 0.0), np.where(known, score, 0.0)
+    median_hz = float(np.median(f0_hz[voiced])) if voiced.any() else 0.0
+    return Pitch(time_s, f0_hz, voiced, score, median_hz)
 
 
 def at_most_16k(signal: np.ndarray, rate_hz: int) -> tuple[np.ndarray, int]:
@@ -95,33 +178,10 @@ def srh_pitch(signal: np.ndarray, rate_hz: int, mode: str = "fixed") -> Pitch:
     ``fixed`` reads the true bins and calls them 0 Hz.
     """
     signal, rate_hz = at_most_16k(signal, rate_hz)
-    n_frame = round_half_up(0.1 * rate_hz) - 2
-    n_frame -= n_frame % 2
-    hop = round_half_up(HOP_S * rate_hz)
-    starts = np.arange(0, len(signal) - n_frame + 1, hop) if len(signal) >= n_frame else np.zeros(0, dtype=int)
-    time_s = (starts + n_frame // 2 + 1) / rate_hz
-    if not len(starts):
-        empty = np.zeros(0)
-        return Pitch(time_s, empty, empty.astype(bool), empty, 0.0)
-    residual = lp_residual(
-        signal, rate_hz, round_half_up(0.75 * rate_hz / 1000), silent=np.nan if mode == "compat" else 0.0
-    )
-    offset = 1 if mode == "compat" else 0
-    f0, score = _search(residual, starts, n_frame, rate_hz, *F0_RANGE_HZ, offset)
-    known = ~np.isnan(score)
-    if known.any() and score[known].max() > 0.1:
-        median = np.median(f0[known & (score > 0.1)])
-        low = max(F0_RANGE_HZ[0], round_half_up(0.5 * median))
-        high = min(F0_RANGE_HZ[1], round_half_up(2 * median))
-        # a frame whose best F0 lies in the narrowed range keeps it: only the others are searched again
-        again = np.flatnonzero(known & ((f0 < low) | (f0 > high)))
-        if len(again):
-            f0[again], score[again] = _search(residual, starts[again], n_frame, rate_hz, low, high, offset)
-    counted = np.where(known, score, 0.0) if mode == "compat" else score[known]
-    spread = np.std(counted, ddof=1) if len(counted) > 1 else 0.0
-    with np.errstate(invalid="ignore"):
-        voiced = score > (0.085 if spread > 0.05 else 0.07)
-    if mode != "compat":
-        f0[~known], score[~known] = 0.0, 0.0
-    median_hz = float(np.median(f0[voiced])) if voiced.any() else 0.0
-    return Pitch(time_s, f0, voiced, score, median_hz)
+    residual = pitch_residual(signal, rate_hz, mode)
+    starts = frame_starts(len(signal), rate_hz)
+    f0_hz, score = search(residual, starts, rate_hz, mode)
+    range_hz = narrowed(f0_hz, score)
+    again = outside(f0_hz, score, range_hz)
+    f0_hz[again], score[again] = search(residual, starts[again], rate_hz, mode, range_hz)
+    return decide(frame_times(starts, rate_hz), f0_hz, score, mode)

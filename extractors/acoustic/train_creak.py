@@ -1,7 +1,8 @@
 """Train the small creak network on recorded pairs of audio and reference posterior, split by actor.
 
-In: ``DATA/covarep/ravdess_creak.npz`` (74 reference columns per clip) and ``DATA/ravdess/<clip>.flac``.
-Out: ``creak.safetensors`` (36-32-1, tanh then logistic) and ``creak.json`` (where it comes from, how well it does).
+In: ``DATA/covarep/ravdess_creak.npz`` (74 reference columns per clip) and ``DATA/ravdess/<clip>.flac``; the recordings
+``DATA/covarep/<name>/`` are only tested on.
+Out: ``creak.safetensors`` (convolutions over 2 ms cells, then over rows) and ``creak.json`` (origin, scores).
 
     python -m extractors.acoustic.train_creak --data ../shared/data --output extractors/acoustic
 """
@@ -10,97 +11,168 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
 
-from extractors.acoustic.creak import FEATURES, creak_features, with_derivatives
+from extractors.acoustic.creak import CELLS, FEATURES, creak_features, network_inputs, run_network
+from extractors.acoustic.frames import output_instants, to_instants
 from extractors.acoustic.pitch import srh_pitch
 from extractors.acoustic.polarity import speech_polarity
 from extractors.weights import sha256_file
 
 CREAK_COLUMN = 10
 HELD_OUT_ACTORS = ("16", "17", "18", "19")
-N_HIDDEN = 32
-N_STEPS = 3000
+CELL_CHANNELS, ROW_CHANNELS = 24, 48
+CROP_ROWS, BATCH = 200, 16
+EPOCHS = 50
 SEED = 7
 
 
-def clip_pairs(data: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Clip name → 36 inputs per feature time (M, 36), reference posterior per output row (T,)."""
+@dataclass(frozen=True)
+class Pair:
+    """One clip: network inputs (M, d) and (5 M, c); the reference's column (T,) at instants (1-based samples)."""
+
+    rows: np.ndarray
+    cells: np.ndarray
+    posterior: np.ndarray
+    time_s: np.ndarray
+    instants_s: np.ndarray
+
+
+def clip_pair(path: Path, column: np.ndarray) -> Pair:
+    """Network inputs of one recording beside the reference's column."""
     import soundfile
 
-    pairs = {}
+    samples, rate_hz = soundfile.read(path, dtype="float64", always_2d=True)
+    signal = np.ascontiguousarray(samples[:, 0])
+    signal *= speech_polarity(signal, rate_hz)
+    pitch = srh_pitch(signal, rate_hz, "compat")
+    time_s, features = creak_features(signal, rate_hz, pitch)
+    instants_s = output_instants(len(signal), rate_hz, "compat")[: len(column)] / rate_hz
+    return Pair(*network_inputs(features, "compat"), column.astype(np.float64), time_s, instants_s)
+
+
+def clip_pairs(data: Path) -> tuple[dict[str, Pair], dict[str, Pair]]:
+    """Name → pair of the acted clips, and of the recordings."""
     with np.load(data / "covarep" / "ravdess_creak.npz") as reference:
-        for name in reference.files:
-            samples, rate_hz = soundfile.read(data / "ravdess" / f"{name}.flac", dtype="float64", always_2d=True)
-            signal = np.ascontiguousarray(samples[:, 0])
-            signal *= speech_polarity(signal, rate_hz)
-            _, features = creak_features(signal, rate_hz, srh_pitch(signal, rate_hz, "fixed"))
-            pairs[name] = with_derivatives(features), reference[name][:, CREAK_COLUMN].astype(np.float64)
-    return pairs
+        clips = {
+            name: clip_pair(data / "ravdess" / f"{name}.flac", reference[name][:, CREAK_COLUMN])
+            for name in reference.files
+        }
+    folders = sorted(path.parent for path in (data / "covarep").glob("*/covarep.npy"))
+    recordings = {
+        folder.name: clip_pair(folder / f"{folder.name}.wav", np.load(folder / "covarep.npy")[:, CREAK_COLUMN])
+        for folder in folders
+    }
+    return clips, recordings
 
 
-def row_index(n_features: int, n_rows: int) -> np.ndarray:
-    """Output row r (at .005 + .01 r s) lies between feature times r − 1 and r (at .01, .02 … s): rows that have both."""
-    rows = np.arange(1, n_rows)
-    return rows[rows < n_features]
+class Network(nn.Module):
+    """The network of :func:`extractors.acoustic.creak.run_network`, with dropout."""
+
+    def __init__(self, n_rows: int, n_cells: int) -> None:
+        super().__init__()
+        self.cell_1 = nn.Conv1d(n_cells, CELL_CHANNELS, 11, padding=5)
+        self.cell_2 = nn.Conv1d(CELL_CHANNELS, CELL_CHANNELS, 7, padding=3)
+        self.entry = nn.Conv1d(2 * CELL_CHANNELS + n_rows, ROW_CHANNELS, 1)
+        self.row_1 = nn.Conv1d(ROW_CHANNELS, ROW_CHANNELS, 5, padding=2)
+        self.row_2 = nn.Conv1d(ROW_CHANNELS, ROW_CHANNELS, 5, padding=2)
+        self.row_3 = nn.Conv1d(ROW_CHANNELS, ROW_CHANNELS, 5, padding=2)
+        self.exit = nn.Conv1d(ROW_CHANNELS, 2, 1)
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, rows: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
+        """rows (B, d, M) scaled, cells (B, c, 5 M) → logits (B, 2, M)."""
+        fine = functional.relu(self.cell_2(functional.relu(self.cell_1(cells))))
+        parts = [functional.max_pool1d(fine, CELLS), functional.avg_pool1d(fine, CELLS), self.dropout(rows)]
+        hidden = functional.relu(self.entry(torch.cat(parts, dim=1)))
+        for layer in (self.row_1, self.row_2, self.row_3):
+            hidden = hidden + functional.relu(layer(self.dropout(hidden)))
+        return self.exit(hidden)
 
 
-def fit(pairs: dict[str, tuple[np.ndarray, np.ndarray]], names: list[str]) -> dict[str, np.ndarray]:
-    """Network and input range from the training clips: full-batch Adam on the cross-entropy of the posterior."""
-    import torch
+def _loss(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Row r of the reference is the mean of feature times r − 1 and r; 0 there stands for NaN. (B, 2, M), (B, M)."""
+    posterior, lost = torch.sigmoid(logits).unbind(1)
+    estimate = ((posterior[:, 1:] + posterior[:, :-1]) / 2).clamp(1e-5, 1 - 1e-5)
+    gap = 1 - (1 - lost[:, 1:]) * (1 - lost[:, :-1])
+    wanted = wanted[:, 1:]
+    inside = (wanted >= 0).float()
+    known = (wanted > 0).float()
+    weight = known / known.sum().clamp(min=1)
+    per_clip = known / known.sum(dim=1, keepdim=True).clamp(min=1)
+    entropy = functional.binary_cross_entropy(estimate, wanted.clamp(0, 1), reduction="none")
+    square = (estimate - wanted) ** 2
+    ratio = (torch.log(estimate + 0.001) - torch.log(wanted.clamp(0) + 0.001)) ** 2
+    ours = estimate - (estimate * per_clip).sum(dim=1, keepdim=True)
+    theirs = wanted - (wanted * per_clip).sum(dim=1, keepdim=True)
+    power = (ours**2 * per_clip).sum(dim=1) * (theirs**2 * per_clip).sum(dim=1)
+    correlation = (ours * theirs * per_clip).sum(dim=1) / torch.sqrt(power + 1e-12)
+    gaps = functional.binary_cross_entropy(gap.clamp(1e-5, 1 - 1e-5), inside - known, reduction="none")
+    fit = ((entropy + 5 * square + 0.1 * ratio) * weight).sum()
+    return fit + (1 - correlation).mean() + (gaps * inside).sum() / inside.sum().clamp(min=1)
 
+
+def fit(pairs: dict[str, Pair], names: list[str], epochs: int = EPOCHS) -> dict[str, np.ndarray]:
+    """Network and input scale from the training clips: AdamW on crops of two seconds."""
     torch.manual_seed(SEED)
-    stacked = np.concatenate([pairs[name][0] for name in names])
-    low, high = stacked.min(axis=0), stacked.max(axis=0)
-    before, after, target = [], [], []
-    offset = 0
+    generator = np.random.default_rng(SEED)
+    stacked = np.concatenate([pairs[name].rows for name in names])
+    mean, scale = stacked.mean(axis=0), stacked.std(axis=0) + 1e-3
+    clips = []
     for name in names:
-        inputs, posterior = pairs[name]
-        rows = row_index(len(inputs), len(posterior))
-        before.append(offset + rows - 1)
-        after.append(offset + rows)
-        target.append(posterior[rows])
-        offset += len(inputs)
-    scaled = torch.tensor(2 * (stacked - low) / np.maximum(high - low, 1e-12) - 1, dtype=torch.float32)
-    first, second = (torch.tensor(np.concatenate(index)) for index in (before, after))
-    wanted = torch.tensor(np.concatenate(target), dtype=torch.float32).clamp(0, 1)
-    hidden, out = torch.nn.Linear(scaled.shape[1], N_HIDDEN), torch.nn.Linear(N_HIDDEN, 1)
-    parameters = [*hidden.parameters(), *out.parameters()]
-    optimiser = torch.optim.Adam(parameters, lr=0.01, weight_decay=1e-5)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, N_STEPS)
-    for _ in range(N_STEPS):
-        posterior = torch.sigmoid(out(torch.tanh(hidden(scaled))))[:, 0]
-        mean = (posterior[first] + posterior[second]) / 2
-        loss = torch.nn.functional.binary_cross_entropy(mean.clamp(1e-6, 1 - 1e-6), wanted)
+        pair = pairs[name]
+        wanted = np.full(len(pair.rows), -1.0, dtype=np.float32)
+        n = min(len(wanted), len(pair.posterior))
+        wanted[1:n] = pair.posterior[1:n]
+        short = max(0, CROP_ROWS - len(wanted))
+        scaled = np.pad(np.clip((pair.rows - mean) / scale, -4, 4), ((0, short), (0, 0)))
+        cells = np.pad(pair.cells, ((0, CELLS * short), (0, 0)))
+        clips.append(
+            (torch.tensor(scaled), torch.tensor(cells), torch.tensor(np.pad(wanted, (0, short), constant_values=-1)))
+        )
+    network = Network(stacked.shape[1], clips[0][1].shape[1])
+    steps = round(len(stacked) / CROP_ROWS / BATCH)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=epochs * steps)
+    share = np.array([len(pairs[name].rows) for name in names], dtype=float)
+    share /= share.sum()
+    network.train()
+    for _ in range(epochs * steps):
+        batch = []
+        for index in generator.choice(len(clips), BATCH, p=share):
+            rows, cells, wanted = clips[index]
+            begin = int(generator.integers(0, len(wanted) - CROP_ROWS + 1))
+            end = begin + CROP_ROWS
+            batch.append((rows[begin:end].T, cells[CELLS * begin : CELLS * end].T, wanted[begin:end]))
+        rows, cells, wanted = (torch.stack(part) for part in zip(*batch, strict=True))
+        logits = network(rows + 0.05 * torch.randn_like(rows), cells + 0.02 * torch.randn_like(cells))
+        loss = _loss(logits, wanted)
         optimiser.zero_grad()
         loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 2.0)
         optimiser.step()
         schedule.step()
-    return {
-        "low": low.astype(np.float32),
-        "high": high.astype(np.float32),
-        "hidden_weight": hidden.weight.detach().numpy().copy(),
-        "hidden_bias": hidden.bias.detach().numpy().copy(),
-        "out_weight": out.weight.detach().numpy().copy(),
-        "out_bias": out.bias.detach().numpy().copy(),
-    }
+    weights = {name: value.detach().numpy().copy() for name, value in network.state_dict().items()}
+    return {"mean": mean.astype(np.float32), "scale": scale.astype(np.float32), **weights}
 
 
-def scores(pairs: dict[str, tuple[np.ndarray, np.ndarray]], names: list[str], network: dict[str, np.ndarray]) -> dict:
+def estimate(pair: Pair, network: dict[str, np.ndarray]) -> np.ndarray:
+    """Our column at the reference's instants, (T,)."""
+    posterior, lost = run_network(pair.rows, pair.cells, network).T
+    return to_instants(pair.time_s, np.where(lost > 0.5, np.nan, posterior), pair.instants_s)
+
+
+def scores(pairs: dict[str, Pair], names: list[str], network: dict[str, np.ndarray]) -> dict:
     """Correlation with the reference per clip (median, quartile) and over all rows, and the mean absolute error."""
-    from extractors.acoustic.creak import run_network
-
-    mine, theirs, per_clip = [], [], []
-    for name in names:
-        inputs, posterior = pairs[name]
-        rows = row_index(len(inputs), len(posterior))
-        estimate = run_network(inputs, network)
-        mine.append((estimate[rows - 1] + estimate[rows]) / 2)
-        theirs.append(posterior[rows])
-        if theirs[-1].std() > 0:
-            per_clip.append(float(np.corrcoef(mine[-1], theirs[-1])[0, 1]))
+    mine = [estimate(pairs[name], network) for name in names]
+    theirs = [pairs[name].posterior for name in names]
+    per_clip = [np.corrcoef(a, b)[0, 1] for a, b in zip(mine, theirs, strict=True)]
     together = np.concatenate(mine), np.concatenate(theirs)
     return {
         "clips": len(names),
@@ -118,23 +190,27 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
-    pairs = clip_pairs(arguments.data)
-    held_out = [name for name in pairs if name.rsplit("-", 1)[1] in HELD_OUT_ACTORS]
-    training = [name for name in pairs if name not in held_out]
-    network = fit(pairs, training)
+    torch.set_num_threads(1)  # the same sums in the same order on every machine
+    clips, recordings = clip_pairs(arguments.data)
+    held_out = [name for name in clips if name.rsplit("-", 1)[1] in HELD_OUT_ACTORS]
+    training = [name for name in clips if name not in held_out]
+    network = fit(clips, training)
     weights = arguments.output / "creak.safetensors"
     save_file(network, weights)
+    each = {name: scores(recordings, [name], network)["median_r"] for name in recordings}
     card = {
-        "what": "creaky-voice posterior from 12 signal measurements with first and second differences",
-        "architecture": f"{3 * len(FEATURES)}-{N_HIDDEN}-1, tanh then logistic, inputs scaled to -1..1 by low and high",
+        "what": "creaky-voice posterior from measurements every 10 ms and contours every 2 ms",
+        "architecture": "2 convolutions over cells, maximum and mean per row, 3 residual convolutions over rows, logistic",
+        "parameters": int(sum(value.size for value in network.values())),
         "inputs": FEATURES,
         "trained_on": "recorded reference posteriors of RAVDESS speech clips (the audio is CC BY-NC-SA 4.0)",
         "split": f"by actor; held out: {', '.join(HELD_OUT_ACTORS)}",
         "command": "python -m extractors.acoustic.train_creak --data ../shared/data --output extractors/acoustic",
         "seed": SEED,
         "sha256": sha256_file(weights),
-        "training": scores(pairs, training, network),
-        "held_out": scores(pairs, held_out, network),
+        "training": scores(clips, training, network),
+        "held_out": scores(clips, held_out, network),
+        "recordings": {**scores(recordings, list(recordings), network), "r": each},
     }
     (arguments.output / "creak.json").write_text(json.dumps(card, indent=1) + "\n")
 

@@ -1,0 +1,128 @@
+"""Creak: measurements with known answers, blocks against the whole, the network against torch, the shipped card."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from scipy.signal import lfilter
+
+from extractors.acoustic.creak import (
+    CARD,
+    CELLS,
+    FEATURES,
+    creak_features,
+    creak_posterior,
+    network_inputs,
+    run_network,
+)
+from extractors.acoustic.pitch import Pitch, srh_pitch
+from extractors.acoustic.train_creak import Network
+from tests.acoustic_signals import RATE_HZ, tract, voice
+
+
+def column(features: np.ndarray, name: str) -> np.ndarray:
+    return features[:, FEATURES.index(name)]
+
+
+def shifted(pitch: Pitch, begin_s: float) -> Pitch:
+    return Pitch(pitch.time_s - begin_s, pitch.f0_hz, pitch.voiced, pitch.score, pitch.median_hz)
+
+
+def test_creak_rises_on_irregular_slow_pulses() -> None:
+    rng = np.random.default_rng(5)
+    modal = voice(120.0, 2.0)
+    pulses = np.zeros(2 * RATE_HZ)
+    pulses[np.cumsum(rng.integers(350, 800, 80))[:50]] = 1.0
+    creaky = np.asarray(lfilter([1.0], tract(), pulses))
+    creaky = 0.5 * creaky / np.abs(creaky).max() + 1e-4 * rng.standard_normal(len(creaky))
+    posterior = []
+    for samples in (modal, creaky):
+        _, features = creak_features(samples, RATE_HZ, srh_pitch(samples, RATE_HZ))
+        posterior.append(creak_posterior(features))
+        assert ((posterior[-1] >= 0) & (posterior[-1] <= 1)).all()
+    assert np.mean(posterior[1]) > np.mean(posterior[0]) + 0.1
+
+
+def test_measurements_of_a_tone() -> None:
+    time = np.arange(RATE_HZ) / RATE_HZ
+    tone = 0.5 * np.sin(2 * np.pi * 250 * time)
+    _, features = creak_features(tone, RATE_HZ, srh_pitch(tone, RATE_HZ))
+    inner = features[10:-10]
+    np.testing.assert_allclose(column(inner, "zero_crossing_rate"), 2 * 250 / RATE_HZ, rtol=0.1)
+    np.testing.assert_allclose(column(inner, "energy_db"), 10 * np.log10(0.125), atol=0.05)
+    np.testing.assert_allclose(column(inner, "ifp_highest"), 1.0, atol=0.02)
+    periods = 250 * np.exp(column(inner, "log_period_s").astype(float))  # any multiple of 4 ms correlates fully
+    np.testing.assert_allclose(periods, np.round(periods), atol=1e-3)
+
+
+def test_a_block_gives_the_rows_of_the_whole() -> None:
+    signal = voice(110.0, 3.0) + 1e-3 * np.random.default_rng(1).standard_normal(3 * RATE_HZ)
+    pitch = srh_pitch(signal, RATE_HZ)
+    _, whole = creak_features(signal, RATE_HZ, pitch)
+    _, block = creak_features(signal[RATE_HZ:], RATE_HZ, shifted(pitch, 1.0))
+    np.testing.assert_allclose(block[10:-10], whole[110:-10], atol=2e-3)
+    np.testing.assert_allclose(creak_posterior(whole)[115:-10], creak_posterior(block)[15:-10], atol=0.02)
+
+
+def test_level_does_not_matter() -> None:
+    signal = voice(110.0, 1.0) + 1e-3 * np.random.default_rng(1).standard_normal(RATE_HZ)
+    pitch = srh_pitch(signal, RATE_HZ)
+    posterior = [creak_posterior(creak_features(gain * signal, RATE_HZ, pitch)[1]) for gain in (1.0, 0.1)]
+    # the residual is digital zero after its last frame: there a fixed floor meets the level
+    np.testing.assert_allclose(posterior[0][:-6], posterior[1][:-6], atol=1e-3)
+
+
+def test_compat_is_spoilt_from_digital_silence_on() -> None:
+    signal = voice(110.0, 2.0)
+    signal[RATE_HZ : RATE_HZ + 1600] = 0.0
+    _, features = creak_features(signal, RATE_HZ, srh_pitch(signal, RATE_HZ))
+    assert not column(features, "silent")[:90].any()
+    assert column(features, "silent")[102:108].all()
+    spoilt = network_inputs(features, "compat")[0][:, -1]
+    assert not spoilt[:90].any()
+    assert spoilt[102:].all()
+    assert not network_inputs(features, "fixed")[0][:, -1].any()
+    assert np.isfinite(creak_posterior(features)).all()
+
+
+def test_a_given_residual_saves_its_computation_only() -> None:
+    from extractors.acoustic.residual import raw_residual
+
+    signal = voice(110.0, 1.0)
+    pitch = srh_pitch(signal, RATE_HZ)
+    residual = raw_residual(signal, RATE_HZ, silent=np.nan)
+    np.testing.assert_array_equal(
+        creak_features(signal, RATE_HZ, pitch)[1], creak_features(signal, RATE_HZ, pitch, residual)[1]
+    )
+
+
+def test_network_is_torchs() -> None:
+    torch.manual_seed(0)
+    model = Network(29, 5).eval()
+    rng = np.random.default_rng(0)
+    rows, cells = (
+        rng.standard_normal((50, 29)).astype(np.float32),
+        rng.standard_normal((50 * CELLS, 5)).astype(np.float32),
+    )
+    weights = {name: value.numpy() for name, value in model.state_dict().items()}
+    weights |= {"mean": np.zeros(29, dtype=np.float32), "scale": np.ones(29, dtype=np.float32)}
+    with torch.no_grad():
+        wanted = torch.sigmoid(model(torch.tensor(rows.T[None]), torch.tensor(cells.T[None])))[0].T.numpy()
+    np.testing.assert_allclose(run_network(rows, cells, weights), wanted, atol=1e-5)
+
+
+def test_long_files_go_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((300, len(FEATURES))).astype(np.float32)
+    whole = creak_posterior(features)
+    monkeypatch.setattr("extractors.acoustic.creak.CHUNK_ROWS", 64)
+    np.testing.assert_allclose(creak_posterior(features), whole, atol=1e-5)
+
+
+def test_creak_network_has_a_card() -> None:
+    card = json.loads(CARD.read_text())
+    assert card["held_out"]["clips"] > 20
+    assert card["held_out"]["median_r"] > 0.75
