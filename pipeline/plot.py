@@ -113,7 +113,7 @@ def _figure(samples: np.ndarray, rate_hz: int, track: FeatureTrack, title: str, 
         known = track.valid[inside] if track.defined is None else track.defined[inside, i]
         axis.plot(middle, np.where(known, track.values[inside, i], np.nan), color="tab:blue", linewidth=1.2)
         axis.set_ylabel(label)
-        axis.text(0.005, 0.94, what, transform=axis.transAxes, fontsize=8, va="top", color="0.35")
+        axis.set_title(what, loc="left", fontsize=8, color="0.35", pad=2)
         axis.grid(alpha=0.3)
     axes[-1].set_ylim(0, 1)
     axes[-1].set_xlim(start_s, end_s)

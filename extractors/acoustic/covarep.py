@@ -259,7 +259,7 @@ def _place_frames(file: _File, block: Block, rows: slice, out: Matrix) -> None:
         voiced = pitch.voiced[first:last][harmonics.frame]
         values[:, RD] = _voiced_mean(at, rd, voiced, instants)
         defined[:, RD] &= inside[:, None]
-    cepstra = mel_cepstra(signal, rate_hz, time_s, f0_hz)[1]
+    cepstra = mel_cepstra(signal, rate_hz, time_s, f0_hz, file.mode)[1]
     if file.compat:  # the reference forgets the frames' times and stretches them over the file
         n_samples = file.sound.n_samples
         kept = window_inside(n_samples, rate_hz, pitch.time_s, pitch.f0_hz)
@@ -350,7 +350,10 @@ def analyse(
     report = on_progress or (lambda fraction: None)
     _survey(file, report)
     _measure(file, out, report)
-    out.values[~out.defined] = 0.0
+    if mode == "fixed":
+        out.values[~out.defined] = 0.0
+    else:  # the reference fills every cell with something
+        out.defined[:] = True
     return out
 
 

@@ -21,6 +21,11 @@ N_BINS = 513
 MEAN_FRAMES, TREND_FRAMES, DEVIATION_FRAMES = 25, 9, 9
 N_MEAN, ORDER_DEVIATION = 25, 12
 FLOOR = 1e-3  # of the deviation, before its logarithm
+MEDIAN_PAIRS = np.array(
+    [(1, 2), (4, 5), (7, 8), (0, 1), (3, 4), (6, 7), (1, 2), (4, 5), (7, 8), (0, 3), (5, 8), (4, 7), (3, 6), (1, 4),
+     (2, 5), (4, 7), (4, 2), (6, 4), (4, 2)]
+)  # fmt: skip
+"""Exchanges that bring the median of nine to the middle (Smith 1996)."""
 
 
 @njit(cache=True)
@@ -71,8 +76,8 @@ def distortion(harmonics: Harmonics, rate_hz: float, mode: str, seed: int = 1) -
     """
     step_hz = rate_hz / (2 * (N_BINS - 1))
     log_amplitude = np.empty((len(harmonics.frame), N_BINS))
-    bins_hz = np.arange(N_BINS) * step_hz
     logs = np.log(np.maximum(harmonics.amplitude, 1e-300))
+    bins_hz = np.arange(N_BINS) * step_hz
     for i, n in enumerate(harmonics.count):  # the first harmonic's amplitude holds down to 0 Hz
         log_amplitude[i] = np.interp(bins_hz, harmonics.f0_hz[i] * np.arange(1, n + 1), logs[i, 1 : n + 1])
     out = np.zeros_like(log_amplitude)
@@ -81,6 +86,118 @@ def distortion(harmonics: Harmonics, rate_hz: float, mode: str, seed: int = 1) -
     minimum = minimum_phase(log_amplitude)
     _distortion(minimum, harmonics.phase, harmonics.count, harmonics.f0_hz, step_hz, random, hold, out)
     return out
+
+
+@njit(cache=True)
+def _extended(values, pad):
+    # odd reflection about the first and the last row
+    n, d = values.shape
+    out = np.empty((n + 2 * pad, d))
+    out[pad : pad + n] = values
+    for i in range(pad):
+        for j in range(d):
+            out[i, j] = 2.0 * values[0, j] - values[pad - i, j]
+            out[pad + n + i, j] = 2.0 * values[n - 1, j] - values[n - 2 - i, j]
+    return out
+
+
+@njit(cache=True)
+def _forward_box(x, size):
+    # mean of the last `size` rows, the first row repeated before the beginning; in place
+    n, d = x.shape
+    kept = np.empty((size, d))
+    total = x[0] * size
+    for i in range(size):
+        kept[i] = x[0]
+    at = 0
+    for i in range(n):
+        row = kept[at]
+        for j in range(d):
+            total[j] += x[i, j] - row[j]
+            row[j] = x[i, j]
+            x[i, j] = total[j] / size
+        at += 1
+        if at == size:
+            at = 0
+
+
+@njit(cache=True, fastmath=True)
+def _forward_window(x, window):
+    n, d = x.shape
+    size = window.shape[0]
+    out = np.empty((n, d))
+    for i in range(n):
+        row = out[i]
+        row[:] = 0.0
+        for k in range(size):
+            w, source = window[k], x[max(i - k, 0)]
+            for j in range(d):
+                row[j] += w * source[j]
+    return out
+
+
+@njit(cache=True)
+def _box_both_ways(values, size):
+    n = values.shape[0]
+    pad = min(3 * (size - 1), n - 1)
+    x = _extended(values, pad)
+    _forward_box(x, size)
+    _forward_box(x[::-1], size)
+    return x[pad : pad + n]
+
+
+@njit(cache=True)
+def _window_both_ways(values, window):
+    n = values.shape[0]
+    pad = min(3 * (window.shape[0] - 1), n - 1)
+    x = _forward_window(_extended(values, pad), window)
+    x = _forward_window(x[::-1], window)
+    return x[::-1][pad : pad + n]
+
+
+@njit(cache=True, fastmath=True)
+def _median_of_nine(values, pairs):
+    n, d = values.shape
+    out = np.empty((n, d))
+    rows = np.empty((9, d))
+    for i in range(n):
+        for k in range(9):
+            t = i + k - 4
+            if 0 <= t < n:
+                rows[k] = values[t]
+            else:
+                rows[k] = 0.0
+        for p in range(pairs.shape[0]):
+            a, b = rows[pairs[p, 0]], rows[pairs[p, 1]]
+            for j in range(d):
+                u, v = a[j], b[j]
+                a[j] = u if u < v else v
+                b[j] = v if u < v else u
+        out[i] = rows[4]
+    return out
+
+
+@njit(cache=True, fastmath=True)
+def _toward(cos, sin):
+    # unit vectors, (1, 0) for no direction; in place
+    for i in range(cos.shape[0]):
+        for j in range(cos.shape[1]):
+            length = np.sqrt(cos[i, j] * cos[i, j] + sin[i, j] * sin[i, j])
+            if length > 0.0:
+                cos[i, j] /= length
+                sin[i, j] /= length
+            else:
+                cos[i, j] = 1.0
+
+
+@njit(cache=True, fastmath=True)
+def _turned_back(cos, sin, by_cos, by_sin):
+    # directions minus others; in place
+    for i in range(cos.shape[0]):
+        for j in range(cos.shape[1]):
+            c, s = cos[i, j], sin[i, j]
+            cos[i, j] = c * by_cos[i, j] + s * by_sin[i, j]
+            sin[i, j] = s * by_cos[i, j] - c * by_sin[i, j]
 
 
 def smooth_both_ways(values: np.ndarray, window: np.ndarray) -> np.ndarray:
@@ -101,11 +218,18 @@ def mean_groups() -> np.ndarray:
     return np.where(bins <= 8, bins, np.floor(np.interp(bins, x, y) + 0.5)).astype(int) - 1
 
 
-def _running_median(values: np.ndarray) -> np.ndarray:
-    """Median over 9 frames along axis 0, zeros beyond the ends."""
-    from scipy.ndimage import median_filter
-
-    return median_filter(values, size=(TREND_FRAMES, 1), mode="constant", cval=0.0)
+def _deviation_length(pd: np.ndarray, cos: np.ndarray, sin: np.ndarray, mode: str) -> np.ndarray:
+    """Length of the mean direction over 9 frames once the trend (median, then Hann) is taken out, (M, 513)."""
+    window = np.hanning(TREND_FRAMES)
+    medians = _median_of_nine(cos, MEDIAN_PAIRS), _median_of_nine(sin, MEDIAN_PAIRS)
+    if mode == "compat":  # by the reference's own steps: where nothing deviates, rounding decides what is logged
+        rest = pd - np.arctan2(smooth_both_ways(medians[1], window), smooth_both_ways(medians[0], window))
+        box = np.ones(DEVIATION_FRAMES)
+        return np.hypot(smooth_both_ways(np.cos(rest), box), smooth_both_ways(np.sin(rest), box))
+    trend_cos, trend_sin = (_window_both_ways(f, window / window.sum()) for f in medians)
+    _toward(trend_cos, trend_sin)
+    _turned_back(cos, sin, trend_cos, trend_sin)
+    return np.hypot(_box_both_ways(cos, DEVIATION_FRAMES), _box_both_ways(sin, DEVIATION_FRAMES))
 
 
 def phase_distortion(harmonics: Harmonics, rate_hz: float, mode: str = "fixed") -> tuple[np.ndarray, np.ndarray]:
@@ -114,22 +238,13 @@ def phase_distortion(harmonics: Harmonics, rate_hz: float, mode: str = "fixed") 
     if n_frames < 2:
         return np.zeros((n_frames, N_MEAN)), np.zeros((n_frames, ORDER_DEVIATION + 1))
     pd = distortion(harmonics, rate_hz, mode)
-    box = np.ones(MEAN_FRAMES)
     cos, sin = np.cos(pd), np.sin(pd)
-    mean = np.arctan2(smooth_both_ways(sin, box), smooth_both_ways(cos, box))
-    groups = mean_groups()
-    sizes = np.bincount(groups, minlength=N_MEAN)
-    starts = np.searchsorted(groups, np.arange(N_MEAN))
-    sums = [np.add.reduceat(f(mean[:, :-1]), starts, axis=1) / sizes for f in (np.sin, np.cos)]
-    hmpdm = np.arctan2(sums[0], sums[1])
+    mean_cos, mean_sin = _box_both_ways(cos, MEAN_FRAMES), _box_both_ways(sin, MEAN_FRAMES)
+    _toward(mean_cos, mean_sin)
+    starts = np.searchsorted(mean_groups(), np.arange(N_MEAN))
+    hmpdm = np.arctan2(*(np.add.reduceat(f[:, :-1], starts, axis=1) for f in (mean_sin, mean_cos)))
 
-    # the trend: median, then Hann, of cosine and sine apart
-    smoothed = [smooth_both_ways(_running_median(f), np.hanning(TREND_FRAMES)) for f in (sin, cos)]
-    trend = np.arctan2(smoothed[0], smoothed[1])
-    rest = pd - trend
-    box = np.ones(DEVIATION_FRAMES)
-    length = np.hypot(smooth_both_ways(np.cos(rest), box), smooth_both_ways(np.sin(rest), box))
-    deviation = np.sqrt(-2 * np.log(np.clip(length, 1e-12, 1.0)))
+    deviation = np.sqrt(-2 * np.log(np.clip(_deviation_length(pd, cos, sin, mode), 1e-12, 1.0)))
     deviation[:, 0] = deviation[:, 1]
     if mode == "compat":
         deviation[deviation < 1e-9] = FLOOR  # rounding alone decides between 0 and 1e-8 in the reference

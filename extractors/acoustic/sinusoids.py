@@ -73,12 +73,15 @@ def usable_frames(n_samples: int, rate_hz: float, time_s: np.ndarray, f0_hz: np.
 
 
 def frame_spectra(
-    signal: np.ndarray, rate_hz: float, centre: np.ndarray, half: np.ndarray
+    signal: np.ndarray, rate_hz: float, centre: np.ndarray, half: np.ndarray, n_fft: int | None = None
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Zero-phase spectra of the frames, block by block: (slice into the frames, (B, n_fft/2 + 1) complex)."""
+    """Zero-phase spectra of the frames, block by block: (slice into the frames, (B, n_fft/2 + 1) complex).
+
+    ``n_fft`` (default :func:`fft_size`) must hold the longest window.
+    """
     from scipy.fft import rfft
 
-    n_fft = fft_size(rate_hz)
+    n_fft = n_fft or fft_size(rate_hz)
     for begin in range(0, len(centre), BLOCK_FRAMES):
         block = slice(begin, min(begin + BLOCK_FRAMES, len(centre)))
         rows = np.zeros((block.stop - begin, n_fft))
