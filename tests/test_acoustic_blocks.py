@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -72,7 +74,7 @@ def test_cores_tile_the_file_on_the_grid(rate_hz: int) -> None:
     blocks = cut(n_samples, rate_hz)
     assert (blocks[0].first, blocks[0].start) == (0, 0)
     assert (blocks[-1].last, blocks[-1].stop) == (n_samples, n_samples)
-    for one, after in zip(blocks, blocks[1:], strict=False):
+    for one, after in itertools.pairwise(blocks):
         assert one.last == after.first
         assert one.stop - one.last >= 2 * rate_hz or one.stop == n_samples
         assert after.first - after.start >= 2 * rate_hz or after.start == 0

@@ -126,6 +126,58 @@ def test_extract_writes_three_tracks(talking: Path, tmp_path: Path) -> None:
     assert record["outcome"] == "ok"
 
 
+def test_one_stage_alone_and_as_a_table(talking: Path, tmp_path: Path) -> None:
+    import csv
+
+    from data import FeatureTrack
+    from extractors.acoustic import COLUMNS
+
+    done = lamb("extract", talking, "--only", "acoustic", "--csv", "--quiet", "--output", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    folder = Path(done.stdout.strip())
+    assert folder.name.endswith(".acoustic")
+    assert {path.name for path in folder.iterdir()} == {"audio.csv", "audio.json", "audio.safetensors", "clip.json"}
+    track = FeatureTrack.load(folder / "audio")
+    with (folder / "audio.csv").open(newline="") as stream:
+        header, *rows = csv.reader(stream)
+    assert tuple(header) == ("start_s", "end_s", "valid", *COLUMNS)
+    assert len(rows) == len(track) == pytest.approx(600, abs=5)
+    assert track.defined is not None
+    for i in (0, 100, len(rows) - 1):
+        assert float(rows[i][0]) == pytest.approx(track.start_s[i], abs=1e-4)
+        assert [cell != "" for cell in rows[i][3:]] == track.defined[i].tolist()
+        written = [float(cell) for cell in rows[i][3:] if cell]
+        assert written == pytest.approx(track.values[i][track.defined[i]].tolist(), rel=1e-5)
+    assert any(row[3] for row in rows), "some pitch"
+    assert not all(row[3] for row in rows), "and some moments without"
+    compat = lamb("extract", talking, "--only", "acoustic", "--acoustic-mode", "compat", "-q", "-o", tmp_path / "c")
+    assert FeatureTrack.load(Path(compat.stdout.strip()) / "audio").spec.version.endswith("-compat")
+    refused = lamb("predict", talking, "--acoustic-mode", "compat", "--quiet")
+    assert refused.returncode == 2
+    assert "compat" in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1
+
+
+def test_plot_draws_and_replaces_only_its_own(talking: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "a.png"
+    for _ in range(2):
+        done = lamb("plot", talking, "--output", picture, "--from", "1", "--to", "3")
+        assert (done.returncode, done.stdout.strip()) == (0, str(picture)), done.stderr
+    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert list(tmp_path.iterdir()) == [picture]
+    mine = tmp_path / "mine.png"
+    mine.write_bytes(b"\x89PNG but not ours")
+    for arguments in (
+        (talking, "--output", mine),
+        (talking, "--output", tmp_path / "none" / "a.png"),
+        (talking, "--output", picture, "--from", "100"),
+        (tmp_path / "none.mp4", "--output", picture),
+    ):
+        done = lamb("plot", *arguments)
+        assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1), done.stderr
+    assert mine.read_bytes() == b"\x89PNG but not ours"
+
+
 @dataclass(frozen=True)
 class Case:
     """An input file (made by ``make``, or missing) and what must come of it."""

@@ -2,9 +2,9 @@
 
 In: upright mono signal (N,), rate in Hz, pitch frames. Out: c0, 2c1 … 2c24 per frame, natural log of amplitude.
 Sources: Röbel & Rodet 2005, "Efficient spectral envelope estimation and its application to pitch shifting and
-envelope preservation"; the mel warping of the amplitude axis, not SPTK's mel-generalised cepstrum.
+envelope preservation"; the mel warping of the frequency axis, not SPTK's mel-generalised cepstrum.
 
-    cepstra = mel_cepstra(signal, 16000, pitch.time_s, pitch.f0_hz)[1]      # (M, 25)
+    harmonics, cepstra = harmonics_and_cepstra(signal, 16000, pitch.time_s, pitch.f0_hz, "fixed")     # cepstra (M, 25)
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from __future__ import annotations
 import functools
 
 import numpy as np
+from numba import njit
 
-from extractors.acoustic.frames import round_half_up
-from extractors.acoustic.sinusoids import fft_size, frame_spectra, usable_frames
+from extractors.acoustic.sinusoids import Harmonics, harmonic_frames, usable_frames
 
 N_COEFFICIENTS = 25
 TOLERANCE = 2.0 * np.log(10) / 20  # 2 dB in nepers
 MAX_STEPS = 200
 GROUP_FRAMES = 64
-COARSER = 4  # `fixed`: every fourth bin
+END_WIDTH = 0.3  # of F0
+FLOOR = 1e-10  # of the amplitude
 
 
 @functools.lru_cache(maxsize=64)
@@ -44,80 +45,133 @@ def _cepstral_rows(n_bins: int, order: int) -> np.ndarray:
     return rows
 
 
-def mel_cepstrum(log_amplitude: np.ndarray, rate_hz: float, order: int) -> np.ndarray:
-    """c0, 2c1 … 2c_order of log amplitudes (M, bins 0..Nyquist), the amplitude interpolated to a mel axis first."""
-    n_bins = log_amplitude.shape[1]
-    left, weight = _warp(n_bins, rate_hz)
-    amplitude = np.exp(log_amplitude)
+def mel_cepstrum(amplitude: np.ndarray, rate_hz: float, order: int) -> np.ndarray:
+    """c0, 2c1 … 2c_order of amplitudes (M, bins 0..Nyquist), interpolated to a mel axis before the logarithm."""
+    left, weight = _warp(amplitude.shape[1], rate_hz)
+    weight = weight.astype(amplitude.dtype)
     warped = amplitude[:, left] * (1 - weight) + amplitude[:, left + 1] * weight
-    return np.log(np.maximum(warped, 1e-300)) @ _cepstral_rows(n_bins, order)
+    rows = _cepstral_rows(amplitude.shape[1], order).astype(amplitude.dtype, copy=False)
+    return np.log(np.maximum(warped, np.finfo(amplitude.dtype).tiny)) @ rows
+
+
+@functools.lru_cache(maxsize=64)
+def _smoothing(n_bins: int, order: int, dtype: type) -> tuple[np.ndarray, np.ndarray]:
+    """Matrices from bins to cepstrum c0, 2c1 … 2c_order (n_bins, order + 1) and back (order + 1, n_bins)."""
+    back = np.cos(np.pi * np.outer(np.arange(order + 1), np.arange(n_bins)) / (n_bins - 1))
+    return _cepstral_rows(n_bins, order).astype(dtype), back.astype(dtype)
 
 
 @functools.lru_cache(maxsize=8)
-def _cosines(n_bins: int, order: int) -> np.ndarray:
-    """Rows cos(πnk/(n_bins − 1)) for n = 0..order over bins k, (order + 1, n_bins): cepstrum to log spectrum."""
-    return np.ascontiguousarray(np.cos(np.pi * np.outer(np.arange(order + 1), np.arange(n_bins)) / (n_bins - 1)))
+def _mel_rows(order: int, rate_hz: float, n_mel: int = 513) -> np.ndarray:
+    """Matrix from the cepstrum c0, 2c1 … 2c_order of a curve over Hz to c0, 2c1 … 2c24 of the same curve over mel."""
+    hz = 700 * np.expm1(np.linspace(0, np.log1p(rate_hz / 2 / 700), n_mel))
+    curves = np.cos(np.pi * np.outer(np.arange(order + 1), hz / (rate_hz / 2)))
+    return curves @ _cepstral_rows(n_mel, N_COEFFICIENTS - 1)
+
+
+@njit(cache=True)
+def _excess(level, curve, floor, out, highest):
+    """Out: level − curve where above ``floor``, else that; per row the largest excess."""
+    for i in range(level.shape[0]):
+        top = -np.inf
+        for b in range(level.shape[1]):
+            e = level[i, b] - curve[i, b]
+            top = e if e > top else top
+            out[i, b] = e if e > floor else floor
+        highest[i] = top
 
 
 def true_envelope(log_amplitude: np.ndarray, orders: np.ndarray) -> np.ndarray:
-    """Smooth curves that reach the peaks of log amplitudes (M, bins) within 2 dB; cepstral ``orders`` (M,).
-
-    Only order + 1 of thousands of cepstral coefficients survive the lifter, so two matrix products beat two FFTs.
-    """
+    """Smooth curves that reach the peaks of log amplitudes (M, bins) within 2 dB; cepstral ``orders`` (M,)."""
     n_bins = log_amplitude.shape[1]
+    orders = np.asarray(orders).astype(int)
     curve = np.empty_like(log_amplitude)
+    for rows, top in _groups(orders):
+        cepstra = _raise(log_amplitude[rows], orders[rows], top)
+        curve[rows] = cepstra @ _smoothing(n_bins, top, curve.dtype.type)[1]
+    return curve
+
+
+def _groups(orders: np.ndarray):
+    """Frames of like order together: (indices, order of the matrices). A few sizes only: the matrices are cached."""
     by_order = np.argsort(orders, kind="stable")
     for begin in range(0, len(by_order), GROUP_FRAMES):
         rows = by_order[begin : begin + GROUP_FRAMES]
-        curve[rows] = _raise(log_amplitude[rows], orders[rows].astype(int), n_bins)
-    return curve
+        yield rows, 16 * int(np.ceil(orders[rows].max() / 16))
 
 
-def _raise(level: np.ndarray, orders: np.ndarray, n_bins: int) -> np.ndarray:
-    top = 16 * int(np.ceil(orders.max() / 16))  # few distinct sizes: the matrices are cached
-    analysis, synthesis = _cepstral_rows(n_bins, top), _cosines(n_bins, top)
-    lifters = np.zeros((len(orders), top + 1))
-    for row, order in zip(lifters, orders, strict=True):
-        row[: order + 1] = np.hamming(2 * order + 1)[order:]
-    curve = np.zeros_like(level)
-    active = np.arange(len(orders))
-    excess = level
-    for _ in range(MAX_STEPS + 1):
-        curve[active] += ((excess @ analysis) * lifters[active]) @ synthesis
-        excess = level[active] - curve[active]
-        going = excess.max(axis=1) > TOLERANCE
-        active = active[going]
+def _raise(level: np.ndarray, orders: np.ndarray, top: int) -> np.ndarray:
+    """Cepstra c0, 2c1 … 2c_top of the true envelopes of ``level`` (B, bins), 0 above each frame's order.
+
+    Only order + 1 of thousands of cepstral coefficients survive the lifter, so two matrix products beat two FFTs.
+    """
+    dtype = level.dtype.type
+    analysis, synthesis = _smoothing(level.shape[1], top, dtype)
+    n = np.arange(top + 1)
+    lifters = np.where(n <= orders[:, None], 0.54 + 0.46 * np.cos(np.pi * n / orders[:, None]), 0.0).astype(dtype)
+    cepstra = (level @ analysis) * lifters
+    excess, highest = np.empty_like(level), np.empty(len(level))
+    active, target = np.arange(len(level)), level
+    floor = -2 * TOLERANCE  # the first correction may lower the curve by as much, found by fitting the reference
+    for _ in range(MAX_STEPS):
+        _excess(target, cepstra[active] @ synthesis, dtype(floor), excess[: len(active)], highest[: len(active)])
+        going = highest[: len(active)] > TOLERANCE
+        if floor == 0.0 and not going.all():
+            active, target = active[going], target[going]
+            excess[: len(active)] = excess[: len(going)][going]
         if not len(active):
             break
-        excess = np.maximum(excess[going], 0.0)
-    return curve
+        cepstra[active] += (excess[: len(active)] @ analysis) * lifters[active]
+        floor = 0.0
+    return cepstra
 
 
-def _bridge_ends(level: np.ndarray, coarse: np.ndarray, half_f0_bins: np.ndarray) -> None:
-    """In place: no harmonic lies within F0/2 of 0 Hz and Nyquist; lines from the coarse envelope's ends go there."""
-    n_bins = level.shape[1]
-    for row, smooth, bins in zip(level, coarse, np.floor(half_f0_bins + 0.5).astype(int), strict=True):
-        row[:bins] = np.linspace(smooth[0], row[bins], bins, endpoint=False)
-        row[n_bins - bins :] = np.linspace(smooth[-1], row[n_bins - bins - 1], bins, endpoint=False)[::-1]
+def _level_ends(level: np.ndarray, coarse: np.ndarray, widths: np.ndarray) -> None:
+    """In place: no harmonic lies near 0 Hz and Nyquist; the coarse envelope's ends are held there for ``widths`` bins."""
+    for row, (low, high), width in zip(level, coarse, widths, strict=True):
+        row[:width] = low
+        row[len(row) - width :] = high
+
+
+def _envelopes(level: np.ndarray, orders: np.ndarray, widths: np.ndarray, top: int) -> np.ndarray:
+    """Cepstra (B, top + 1) of the true envelopes of ``level`` (B, bins), whose ends are changed in place."""
+    n_bins, halves = level.shape[1], np.floor(orders / 2 + 0.5).astype(int)
+    half_top = 8 * int(np.ceil(halves.max() / 8))
+    ends = _smoothing(n_bins, half_top, level.dtype.type)[1][:, [0, -1]]
+    _level_ends(level, _raise(level, halves, half_top) @ ends, widths)
+    return _raise(level, orders, top)
+
+
+def harmonics_and_cepstra(
+    signal: np.ndarray, rate_hz: float, time_s: np.ndarray, f0_hz: np.ndarray, mode: str
+) -> tuple[Harmonics, np.ndarray]:
+    """Harmonics of every usable pitch frame and its 25 mel cepstra (M, 25), from one set of spectra.
+
+    ``compat`` follows every bin and interpolates the amplitude to the mel axis; ``fixed`` follows every second bin and
+    evaluates the curve itself at the mel steps.
+    """
+    keep, _, _, f0 = usable_frames(len(signal), rate_hz, time_s, f0_hz)
+    cepstra = np.zeros((len(keep), N_COEFFICIENTS))
+    orders = np.floor(1.2 * np.floor(0.5 * rate_hz / f0 + 0.5) + 0.5).astype(int)
+
+    def read(block: slice, level: np.ndarray) -> None:
+        level = np.maximum(level if mode == "compat" else level[:, ::2], level.dtype.type(np.log(FLOOR)))
+        n_bins = level.shape[1]
+        widths = np.floor(END_WIDTH * f0[block] / (rate_hz / 2) * (n_bins - 1) + 0.5).astype(int)
+        for rows, top in _groups(orders[block]):
+            found = _envelopes(level[rows], orders[block][rows], widths[rows], top)
+            if mode == "compat":
+                curve = np.exp(found @ _smoothing(n_bins, top, level.dtype.type)[1])
+                cepstra[block.start + rows] = mel_cepstrum(curve, rate_hz, N_COEFFICIENTS - 1)
+            else:
+                cepstra[block.start + rows] = found @ _mel_rows(top, rate_hz)
+
+    return harmonic_frames(signal, rate_hz, time_s, f0_hz, mode, read), cepstra
 
 
 def mel_cepstra(
-    signal: np.ndarray, rate_hz: float, time_s: np.ndarray, f0_hz: np.ndarray, mode: str = "fixed"
+    signal: np.ndarray, rate_hz: float, time_s: np.ndarray, f0_hz: np.ndarray, mode: str = "compat"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Indices into the pitch frames (M,), and their cepstra (M, 25).
-
-    The reference's 4096-point spectra are four times finer than three periods of speech can fill; ``fixed`` computes
-    every fourth of their bins (median difference of a cepstrum .001 to .004, r ≥ .9998, at a third of the cost).
-    """
-    keep, centre, half, f0 = usable_frames(len(signal), rate_hz, time_s, f0_hz)
-    out = np.zeros((len(keep), N_COEFFICIENTS))
-    full = np.array([round_half_up(0.5 * rate_hz / f) * 1.2 for f in f0])
-    n_fft = fft_size(rate_hz)
-    if mode == "fixed":
-        n_fft = max(n_fft // COARSER, 1 << int(2 * half.max(initial=0)).bit_length())
-    for block, spectra in frame_spectra(signal, rate_hz, centre, half, n_fft):
-        level = np.log(np.maximum(np.abs(spectra), 1e-10))
-        n_bins = level.shape[1]
-        _bridge_ends(level, true_envelope(level, np.ceil(full[block] / 2)), f0[block] / rate_hz * (n_bins - 1))
-        out[block] = mel_cepstrum(true_envelope(level, np.ceil(full[block])), rate_hz, N_COEFFICIENTS - 1)
-    return keep, out
+    """Indices into the pitch frames (M,), and their cepstra (M, 25)."""
+    harmonics, cepstra = harmonics_and_cepstra(signal, rate_hz, time_s, f0_hz, mode)
+    return harmonics.frame, cepstra

@@ -250,4 +250,4 @@ def phase_distortion(harmonics: Harmonics, rate_hz: float, mode: str = "fixed") 
         deviation[deviation < 1e-9] = FLOOR  # rounding alone decides between 0 and 1e-8 in the reference
     else:
         deviation = np.maximum(deviation, FLOOR)
-    return hmpdm, mel_cepstrum(np.log(deviation), rate_hz, ORDER_DEVIATION)
+    return hmpdm, mel_cepstrum(deviation, rate_hz, ORDER_DEVIATION)

@@ -9,8 +9,7 @@ Source: three-period Blackman windows, zero-phase FFT, parabolic peaks (Smith & 
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +18,13 @@ from numba import njit
 from extractors.acoustic.frames import round_half_up
 
 N_FFT = 4096
+LOWEST_F0_HZ = 50
 UNVOICED_F0_HZ = 100.0
 BLOCK_FRAMES = 256  # 256 spectra of 2,049 complex bins: 8 MB
+FLOOR = 1e-15  # of the amplitude; lower than any 24-bit sound, and its square is still a float32
+
+Reader = Callable[[slice, np.ndarray], None]
+"""Called with a slice into the frames and their log amplitudes (B, n_fft/2 + 1), 0 Hz … Nyquist."""
 
 
 @dataclass(frozen=True)
@@ -40,16 +44,12 @@ class Harmonics:
     phase: np.ndarray
 
 
-@functools.lru_cache(maxsize=1024)
-def _window(half: int) -> np.ndarray:
-    window = np.blackman(2 * half + 1)
-    return window / window.sum()
-
-
-def fft_size(rate_hz: float) -> int:
-    """4096, or the power of two that holds the longest window (three periods of 50 Hz)."""
-    longest = 2 * round_half_up(1.5 * rate_hz / 50) + 1
-    return max(N_FFT, 1 << (longest - 1).bit_length())
+def fft_size(rate_hz: float, mode: str = "compat") -> int:
+    """``compat``: 4096, or the power of two that holds the longest window (three periods of 50 Hz); ``fixed``: twice
+    that power of two, 2048 at 16 kHz, which puts six bins or more into half a main lobe."""
+    longest = 2 * round_half_up(1.5 * rate_hz / LOWEST_F0_HZ) + 1
+    holds = 1 << (longest - 1).bit_length()
+    return max(N_FFT, holds) if mode == "compat" else 2 * holds
 
 
 def _placed(rate_hz: float, time_s: np.ndarray, f0_hz: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -72,23 +72,38 @@ def usable_frames(n_samples: int, rate_hz: float, time_s: np.ndarray, f0_hz: np.
     return keep, centre[keep], half[keep], f0[keep]
 
 
-def frame_spectra(
-    signal: np.ndarray, rate_hz: float, centre: np.ndarray, half: np.ndarray, n_fft: int | None = None
-) -> Iterator[tuple[slice, np.ndarray]]:
-    """Zero-phase spectra of the frames, block by block: (slice into the frames, (B, n_fft/2 + 1) complex).
+@njit(cache=True)
+def _fill(signal, centre, half, rows):
+    # Blackman over its sum, centred on sample 0, the left half wrapped to the end: zero phase
+    n_fft = rows.shape[1]
+    for i in range(rows.shape[0]):
+        c, h = centre[i], half[i]
+        if i == 0 or half[i - 1] != h:
+            window = np.empty(h + 1)
+            total = 0.0
+            for n in range(h + 1):
+                x = np.cos(np.pi * n / h)
+                window[n] = 0.42 + 0.5 * x + 0.08 * (2.0 * x * x - 1.0)
+                total += window[n] if n == 0 else 2.0 * window[n]
+            window /= total
+        rows[i, 0] = signal[c] * window[0]
+        for n in range(1, h + 1):
+            rows[i, n] = signal[c + n] * window[n]
+            rows[i, n_fft - n] = signal[c - n] * window[n]
+        for n in range(h + 1, n_fft - h):
+            rows[i, n] = 0.0
 
-    ``n_fft`` (default :func:`fft_size`) must hold the longest window.
-    """
+
+def _spectra(
+    signal: np.ndarray, n_fft: int, centre: np.ndarray, half: np.ndarray, dtype: type
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Zero-phase spectra of the frames, block by block: (slice into the frames, (B, n_fft/2 + 1) complex)."""
     from scipy.fft import rfft
 
-    n_fft = n_fft or fft_size(rate_hz)
     for begin in range(0, len(centre), BLOCK_FRAMES):
         block = slice(begin, min(begin + BLOCK_FRAMES, len(centre)))
-        rows = np.zeros((block.stop - begin, n_fft))
-        for row, c, h in zip(rows, centre[block], half[block], strict=True):
-            windowed = signal[c - h : c + h + 1] * _window(int(h))
-            row[: h + 1] = windowed[h:]
-            row[n_fft - h :] = windowed[:h]
+        rows = np.empty((block.stop - begin, n_fft), dtype=dtype)
+        _fill(signal, centre[block], half[block], rows)
         yield block, np.asarray(rfft(rows, axis=1))
 
 
@@ -98,7 +113,7 @@ def _wrap(phase):
 
 
 @njit(cache=True)
-def _pick(level, real, imag, f0, rate_hz, count, amplitude, phase, spacing):
+def _pick(level, spectra, f0, rate_hz, count, amplitude, phase, spacing):
     n_bins = level.shape[1]
     hz = rate_hz / (2.0 * (n_bins - 1))
     peak_at = np.empty(n_bins)
@@ -106,15 +121,14 @@ def _pick(level, real, imag, f0, rate_hz, count, amplitude, phase, spacing):
     for i in range(level.shape[0]):
         n_peaks = 0
         for b in range(1, n_bins - 1):
-            y0, y1, y2 = level[i, b - 1], level[i, b], level[i, b + 1]
-            if y1 > y0 and y1 > y2:
-                bend = y0 - 2.0 * y1 + y2
-                shift = 0.5 * (y0 - y2) / bend
+            if level[i, b] > level[i, b - 1] and level[i, b] > level[i, b + 1]:
+                y0, y1, y2 = float(level[i, b - 1]), float(level[i, b]), float(level[i, b + 1])
+                shift = 0.5 * (y0 - y2) / (y0 - 2.0 * y1 + y2)
                 peak_at[n_peaks] = b + shift
                 peak_db[n_peaks] = y1 - 0.25 * (y0 - y2) * shift
                 n_peaks += 1
         amplitude[i, 0] = np.exp(level[i, 0])
-        phase[i, 0] = np.arctan2(imag[i, 0], real[i, 0])
+        phase[i, 0] = np.arctan2(spectra[i, 0].imag, spectra[i, 0].real)
         frequency = np.zeros(count[i] + 1)
         p = 0
         for h in range(1, count[i] + 1):
@@ -125,25 +139,42 @@ def _pick(level, real, imag, f0, rate_hz, count, amplitude, phase, spacing):
                 at, value = peak_at[p], peak_db[p]
             else:
                 at = target
-                value = level[i, int(np.floor(target + 0.5))]
+                value = float(level[i, int(np.floor(target + 0.5))])
             frequency[h] = at * hz
             low = min(int(at), n_bins - 2)
-            first = np.arctan2(imag[i, low], real[i, low])
-            step = _wrap(np.arctan2(imag[i, low + 1], real[i, low + 1]) - first)
+            z, after = spectra[i, low], spectra[i, low + 1]
+            first = np.arctan2(float(z.imag), float(z.real))
+            step = _wrap(np.arctan2(float(after.imag), float(after.real)) - first)
             amplitude[i, h] = np.exp(value)
             phase[i, h] = _wrap(first + (at - low) * step)
         spacing[i] = np.median(np.diff(frequency)) if count[i] > 0 else f0[i]
 
 
-def harmonic_frames(signal: np.ndarray, rate_hz: float, time_s: np.ndarray, f0_hz: np.ndarray) -> Harmonics:
-    """Harmonics of every frame whose window lies inside the file."""
+def harmonic_frames(
+    signal: np.ndarray,
+    rate_hz: float,
+    time_s: np.ndarray,
+    f0_hz: np.ndarray,
+    mode: str = "compat",
+    reader: Reader | None = None,
+) -> Harmonics:
+    """Harmonics of every frame whose window lies inside the file.
+
+    ``reader`` sees the log amplitudes of every block of frames on the way: what else wants the spectra need not
+    compute them again. ``fixed`` works in float32 on half as many bins.
+    """
     keep, centre, half, f0 = usable_frames(len(signal), rate_hz, time_s, f0_hz)
     count = np.floor((rate_hz / 2 - f0 / 2) / f0 + 0.5).astype(np.int64)
-    top = int(count.max(initial=0))
-    amplitude, phase = np.zeros((2, len(keep), top + 1))
+    amplitude, phase = np.zeros((2, len(keep), int(count.max(initial=0)) + 1))
     spacing = np.zeros(len(keep))
-    for block, spectra in frame_spectra(signal, rate_hz, centre, half):
-        level = np.log(np.maximum(np.abs(spectra), 1e-300))
-        real, imag = np.ascontiguousarray(np.real(spectra)), np.ascontiguousarray(np.imag(spectra))
-        _pick(level, real, imag, f0[block], rate_hz, count[block], amplitude[block], phase[block], spacing[block])
+    dtype = np.float64 if mode == "compat" else np.float32
+    for block, spectra in _spectra(signal, fft_size(rate_hz, mode), centre, half, dtype):
+        if mode == "compat":
+            level = np.log(np.maximum(np.abs(spectra), 1e-300))
+        else:
+            power = np.square(spectra.real) + np.square(spectra.imag)
+            level = np.float32(0.5) * np.log(np.maximum(power, np.float32(FLOOR**2)))
+        _pick(level, spectra, f0[block], rate_hz, count[block], amplitude[block], phase[block], spacing[block])
+        if reader is not None:
+            reader(block, level)
     return Harmonics(keep, time_s[keep], f0, spacing, count, amplitude, phase)
