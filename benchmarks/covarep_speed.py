@@ -39,9 +39,8 @@ STAGES = {
     "MDQ": ("maxima_dispersion",),
     "peakSlope": ("peak_slope",),
     "creak": ("creak_features", "creak_posterior"),
-    "harmonics": ("harmonic_frames",),
     "Rd": ("estimate_rd",),
-    "MCEP": ("mel_cepstra",),
+    "harmonics, MCEP": ("harmonics_and_cepstra",),
     "HMPD": ("phase_distortion",),
 }
 FIRST_RUN = """

@@ -20,7 +20,7 @@ from data.track import FeatureTrack
 from extractors.acoustic import COLUMNS, RATE_HZ, acoustic_spec
 from extractors.acoustic.blocks import Block, Sound, cut
 from extractors.acoustic.creak import creak_features, creak_posterior
-from extractors.acoustic.envelope import mel_cepstra
+from extractors.acoustic.envelope import harmonics_and_cepstra
 from extractors.acoustic.frames import HOP_S, output_instants, round_half_up, to_instants
 from extractors.acoustic.gci import closures_at, mean_based_signal, relative_positions, turning_points
 from extractors.acoustic.glottal import inverse_filter
@@ -39,7 +39,7 @@ from extractors.acoustic.pitch import (
 )
 from extractors.acoustic.polarity import polarity_from, polarity_sums
 from extractors.acoustic.residual import raw_residual, residual_peak
-from extractors.acoustic.sinusoids import harmonic_frames, window_inside
+from extractors.acoustic.sinusoids import window_inside
 from extractors.acoustic.voice_quality import voice_quality
 from extractors.acoustic.wavelet import maxima_dispersion, peak_slope
 
@@ -52,6 +52,7 @@ NEAR_S = 0.020  # `fixed`: a glottal quantity exists within this distance of a c
 PAUSE_S = 0.050  # `fixed`: no cycle is longer; the first closure after a pause takes the next one's length
 SLOPE_FLOOR = 1e-10  # of the loudest sample, so that silence has a slope
 
+NO_PITCH = Pitch(np.zeros(0), np.zeros(0), np.zeros(0, dtype=bool), np.zeros(0), 0.0)
 COLUMN = {name: i for i, name in enumerate(COLUMNS)}
 QUALITY = slice(COLUMN["NAQ"], COLUMN["PSP"] + 1)
 RD = slice(COLUMN["Rd"], COLUMN["Rd_conf"] + 1)
@@ -80,7 +81,7 @@ class _File:
     sign: float = 1.0
     scale: float = 1.0
     loudest: float = 0.0
-    pitch: Pitch | None = None
+    pitch: Pitch = NO_PITCH
     _held: tuple[Block, dict[str, np.ndarray]] | None = None
 
     @property
@@ -164,14 +165,12 @@ def _survey(file: _File, report: Callable[[float], None]) -> None:
 
 
 def _turns(file: _File, block: Block) -> tuple[np.ndarray, np.ndarray]:
-    assert file.pitch is not None
     smooth = mean_based_signal(file.signal(block), file.sound.rate_hz, file.pitch.median_hz)
     return turning_points(smooth)
 
 
 def _closure_ratio(file: _File) -> float | None:
     """Where in its cycle the file's closures lie; None without voice."""
-    assert file.pitch is not None
     if file.pitch.median_hz <= 0.0:
         return None
     positions = [relative_positions(file.residual(b), *_turns(file, b), core=b.core) for b in file.blocks]
@@ -202,7 +201,6 @@ class _Cycles:
 def _cycles(file: _File, block: Block, ratio: float) -> _Cycles:
     rate_hz, signal, residual = file.sound.rate_hz, file.signal(block), file.residual(block)
     longest = None if file.compat else round_half_up(PAUSE_S * rate_hz)
-    assert file.pitch is not None
     closures = closures_at(residual, *_turns(file, block), ratio)
     voicing = to_instants(file.pitch.time_s * rate_hz, file.pitch.voiced, closures + float(block.start))
     closures = closures[voicing >= 0.5 - 1e-9]
@@ -240,11 +238,10 @@ def _place_cycles(cycles: list[_Cycles], rate_hz: int, compat: bool, out: Matrix
 
 def _place_frames(file: _File, block: Block, rows: slice, out: Matrix) -> None:
     """Rd, MCEP, HMPDM and HMPDD of the block's rows, from the harmonics of its pitch frames."""
-    assert file.pitch is not None
     rate_hz, signal, pitch = file.sound.rate_hz, file.signal(block), file.pitch
     first, last = np.searchsorted(pitch.time_s, [block.start / rate_hz, block.stop / rate_hz])
     time_s, f0_hz = pitch.time_s[first:last] - block.start / rate_hz, pitch.f0_hz[first:last]
-    harmonics = harmonic_frames(signal, rate_hz, time_s, f0_hz)
+    harmonics, cepstra = harmonics_and_cepstra(signal, rate_hz, time_s, f0_hz, file.mode)
     at = harmonics.time_s * rate_hz + block.start
     instants, values, defined = out.instants[rows], out.values[rows], out.defined[rows]
     inside = _inside(at, instants)
@@ -259,7 +256,6 @@ def _place_frames(file: _File, block: Block, rows: slice, out: Matrix) -> None:
         voiced = pitch.voiced[first:last][harmonics.frame]
         values[:, RD] = _voiced_mean(at, rd, voiced, instants)
         defined[:, RD] &= inside[:, None]
-    cepstra = mel_cepstra(signal, rate_hz, time_s, f0_hz, file.mode)[1]
     if file.compat:  # the reference forgets the frames' times and stretches them over the file
         n_samples = file.sound.n_samples
         kept = window_inside(n_samples, rate_hz, pitch.time_s, pitch.f0_hz)
@@ -273,7 +269,6 @@ def _place_frames(file: _File, block: Block, rows: slice, out: Matrix) -> None:
 
 def _creak(file: _File, block: Block) -> tuple[np.ndarray, np.ndarray]:
     """Times (s) and creak features of the block's core."""
-    assert file.pitch is not None
     rate_hz, pitch = file.sound.rate_hz, file.pitch
     start_s = block.start / rate_hz
     near = slice(*np.searchsorted(pitch.time_s, [start_s, block.stop / rate_hz]))
@@ -296,7 +291,6 @@ def _voiced_mean(positions: np.ndarray, values: np.ndarray, voiced: np.ndarray, 
 
 def _measure(file: _File, out: Matrix, report: Callable[[float], None]) -> None:
     rate_hz, n_samples, compat, pitch = file.sound.rate_hz, file.sound.n_samples, file.compat, file.pitch
-    assert pitch is not None
     voicing = to_instants(pitch.time_s * rate_hz, pitch.voiced, out.instants) >= 0.5 - 1e-9
     out.values[:, COLUMN["VUV"]] = voicing
     at = pitch.time_s * rate_hz

@@ -20,18 +20,16 @@ N_COEFFICIENTS = 25
 TOLERANCE = 2.0 * np.log(10) / 20  # 2 dB in nepers
 MAX_STEPS = 200
 GROUP_FRAMES = 64
-END_WIDTH = 0.3  # of F0
 FLOOR = 1e-10  # of the amplitude
 
 
 @functools.lru_cache(maxsize=64)
 def _warp(n_bins: int, rate_hz: float) -> tuple[np.ndarray, np.ndarray]:
-    """Left bins and weights that read a linear spectrum at equal mel steps from 0 Hz to Nyquist."""
-    top = np.log1p(rate_hz / 2 / 700)
-    hz = 700 * np.expm1(np.linspace(0, top, n_bins))
-    position = np.clip(hz / (rate_hz / 2) * (n_bins - 1), 0, n_bins - 1)
-    left = np.minimum(position.astype(int), n_bins - 2)
-    return left, position - left
+    """Left bins and weights that read a linear spectrum at equal mel steps from 0 Hz to Nyquist, linearly over mel."""
+    mel = np.log1p(np.linspace(0, rate_hz / 2, n_bins) / 700)
+    wanted = np.linspace(0, mel[-1], n_bins)
+    left = np.clip(np.searchsorted(mel, wanted, side="right") - 1, 0, n_bins - 2)
+    return left, (wanted - mel[left]) / (mel[left + 1] - mel[left])
 
 
 @functools.lru_cache(maxsize=64)
@@ -70,15 +68,21 @@ def _mel_rows(order: int, rate_hz: float, n_mel: int = 513) -> np.ndarray:
 
 
 @njit(cache=True)
-def _excess(level, curve, floor, out, highest):
-    """Out: level − curve where above ``floor``, else that; per row the largest excess."""
+def _excess(level, curve, first, out, highest, energy):
+    """Out: level − curve where positive, else 0 (the first time as it is); per row its largest value and mean square."""
+    last = level.shape[1] - 1
+    zero = level[0, 0] * 0
     for i in range(level.shape[0]):
-        top = -np.inf
-        for b in range(level.shape[1]):
+        top = level[i, 0] - curve[i, 0]
+        total = 0.0
+        for b in range(last + 1):
             e = level[i, b] - curve[i, b]
             top = e if e > top else top
-            out[i, b] = e if e > floor else floor
-        highest[i] = top
+            e = e if first or e > zero else zero
+            out[i, b] = e
+            total += e * e
+        ends = 0.5 * (out[i, 0] * out[i, 0] + out[i, last] * out[i, last])
+        highest[i], energy[i] = top, (total - ends) / last
 
 
 def true_envelope(log_amplitude: np.ndarray, orders: np.ndarray) -> np.ndarray:
@@ -103,42 +107,52 @@ def _groups(orders: np.ndarray):
 def _raise(level: np.ndarray, orders: np.ndarray, top: int) -> np.ndarray:
     """Cepstra c0, 2c1 … 2c_top of the true envelopes of ``level`` (B, bins), 0 above each frame's order.
 
-    Only order + 1 of thousands of cepstral coefficients survive the lifter, so two matrix products beat two FFTs.
+    The curve starts as 0 and is raised by the liftered excess of the spectrum over it. Every step is lengthened by the
+    share of what the lifter cannot follow: 1 + √(energy of the excess beyond the order / energy of the raised curve
+    within). Only order + 1 of thousands of cepstral coefficients survive, so two matrix products beat two FFTs.
     """
     dtype = level.dtype.type
     analysis, synthesis = _smoothing(level.shape[1], top, dtype)
     n = np.arange(top + 1)
-    lifters = np.where(n <= orders[:, None], 0.54 + 0.46 * np.cos(np.pi * n / orders[:, None]), 0.0).astype(dtype)
-    cepstra = (level @ analysis) * lifters
-    excess, highest = np.empty_like(level), np.empty(len(level))
+    within = n <= orders[:, None]
+    lifters = np.where(within, 0.54 + 0.46 * np.cos(np.pi * n / orders[:, None]), 0.0).astype(dtype)
+    cepstra = np.zeros((len(level), top + 1), dtype=dtype)
     active, target = np.arange(len(level)), level
-    floor = -2 * TOLERANCE  # the first correction may lower the curve by as much, found by fitting the reference
-    for _ in range(MAX_STEPS):
-        _excess(target, cepstra[active] @ synthesis, dtype(floor), excess[: len(active)], highest[: len(active)])
-        going = highest[: len(active)] > TOLERANCE
-        if floor == 0.0 and not going.all():
-            active, target = active[going], target[going]
-            excess[: len(active)] = excess[: len(going)][going]
+    curve = np.zeros_like(level)
+    for step in range(MAX_STEPS):
+        excess, highest, energy = np.empty_like(target), np.empty(len(target)), np.empty(len(target))
+        _excess(target, curve, step == 0, excess, highest, energy)
+        if step:
+            going = highest > TOLERANCE
+            active, target, excess, energy = active[going], target[going], excess[going], energy[going]
         if not len(active):
             break
-        cepstra[active] += (excess[: len(active)] @ analysis) * lifters[active]
-        floor = 0.0
+        raised = (excess @ analysis) * within[active]
+        beyond = 2 * energy - np.square(raised[:, 0]) - np.square(raised).sum(axis=1)  # twice that beyond the order
+        inside = np.square(cepstra[active] + raised).sum(axis=1)
+        length = 1 + np.sqrt(np.maximum(beyond, 0.0) / np.maximum(inside, 1e-30))
+        cepstra[active] += raised * lifters[active] * length[:, None].astype(dtype)
+        curve = cepstra[active] @ synthesis
     return cepstra
 
 
-def _level_ends(level: np.ndarray, coarse: np.ndarray, widths: np.ndarray) -> None:
-    """In place: no harmonic lies near 0 Hz and Nyquist; the coarse envelope's ends are held there for ``widths`` bins."""
-    for row, (low, high), width in zip(level, coarse, widths, strict=True):
-        row[:width] = low
-        row[len(row) - width :] = high
+def _envelopes(level: np.ndarray, orders: np.ndarray, top: int) -> np.ndarray:
+    """Cepstra (B, top + 1) of the true envelopes of ``level`` (B, bins), whose ends are changed in place.
 
-
-def _envelopes(level: np.ndarray, orders: np.ndarray, widths: np.ndarray, top: int) -> np.ndarray:
-    """Cepstra (B, top + 1) of the true envelopes of ``level`` (B, bins), whose ends are changed in place."""
-    n_bins, halves = level.shape[1], np.floor(orders / 2 + 0.5).astype(int)
+    No harmonic lies near 0 Hz and Nyquist: there the envelope of half the order stands in for the spectrum, over a
+    quarter of the finest ripple that the full order shows.
+    """
+    n_bins = level.shape[1]
+    halves = np.floor(1.2 * np.floor(orders / 2 + 0.5) + 0.5).astype(int)
     half_top = 8 * int(np.ceil(halves.max() / 8))
-    ends = _smoothing(n_bins, half_top, level.dtype.type)[1][:, [0, -1]]
-    _level_ends(level, _raise(level, halves, half_top) @ ends, widths)
+    coarse = _raise(level, halves, half_top)
+    widths = np.floor((n_bins - 1) / (2 * orders) + 0.5).astype(int)
+    widest = int(widths.max())
+    synthesis = _smoothing(n_bins, half_top, level.dtype.type)[1]
+    low, high = coarse @ synthesis[:, :widest], coarse @ synthesis[:, n_bins - widest :]
+    for i, width in enumerate(widths):
+        level[i, :width] = low[i, :width]
+        level[i, n_bins - width + 1 :] = high[i, widest - width + 1 :]
     return _raise(level, orders, top)
 
 
@@ -150,21 +164,21 @@ def harmonics_and_cepstra(
     ``compat`` follows every bin and interpolates the amplitude to the mel axis; ``fixed`` follows every second bin and
     evaluates the curve itself at the mel steps.
     """
-    keep, _, _, f0 = usable_frames(len(signal), rate_hz, time_s, f0_hz)
+    keep, _, _, f0 = usable_frames(signal, rate_hz, time_s, f0_hz)
     cepstra = np.zeros((len(keep), N_COEFFICIENTS))
-    orders = np.floor(1.2 * np.floor(0.5 * rate_hz / f0 + 0.5) + 0.5).astype(int)
+    wanted = np.floor(1.2 * np.floor(0.5 * rate_hz / f0 + 0.5) + 0.5).astype(int)
 
-    def read(block: slice, level: np.ndarray) -> None:
-        level = np.maximum(level if mode == "compat" else level[:, ::2], level.dtype.type(np.log(FLOOR)))
+    def read(block: np.ndarray, level: np.ndarray) -> None:
+        level = level.copy() if mode == "compat" else np.maximum(level[:, ::2], np.float32(np.log(FLOOR)))
         n_bins = level.shape[1]
-        widths = np.floor(END_WIDTH * f0[block] / (rate_hz / 2) * (n_bins - 1) + 0.5).astype(int)
-        for rows, top in _groups(orders[block]):
-            found = _envelopes(level[rows], orders[block][rows], widths[rows], top)
+        orders = np.minimum(wanted[block], n_bins - 2)
+        for rows, top in _groups(orders):
+            found = _envelopes(level[rows], orders[rows], top)
             if mode == "compat":
                 curve = np.exp(found @ _smoothing(n_bins, top, level.dtype.type)[1])
-                cepstra[block.start + rows] = mel_cepstrum(curve, rate_hz, N_COEFFICIENTS - 1)
+                cepstra[block[rows]] = mel_cepstrum(curve, rate_hz, N_COEFFICIENTS - 1)
             else:
-                cepstra[block.start + rows] = found @ _mel_rows(top, rate_hz)
+                cepstra[block[rows]] = found @ _mel_rows(top, rate_hz)
 
     return harmonic_frames(signal, rate_hz, time_s, f0_hz, mode, read), cepstra
 

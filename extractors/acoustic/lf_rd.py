@@ -85,6 +85,8 @@ def _lf_phases(n_harmonics: int) -> np.ndarray:
     from scipy.interpolate import CubicSpline
 
     grid, spectra = _lf_table()
+    if n_harmonics > spectra.shape[1]:
+        spectra = lf_spectrum(grid, n_harmonics)
     log_amplitude = np.log(np.abs(spectra[:, :n_harmonics]))
     minimum = _harmonic_minimum_phase(log_amplitude)[:, :N_PHASES]
     phase = np.unwrap(np.angle(spectra[:, :N_PHASES][:, : minimum.shape[1]]), axis=0)
@@ -198,7 +200,6 @@ def estimate_rd(harmonics: Harmonics, rate_hz: float, mode: str = "fixed") -> tu
     sign = 1.0 if mode == "compat" else -1.0
     rd, confidence = np.zeros((2, len(harmonics.frame)))
     usable = np.minimum(harmonics.count, np.floor(TOP_HZ / harmonics.spacing_hz + 1e-9).astype(int)) - 1
-    usable = np.minimum(usable, _lf_table()[1].shape[1])
     for k in np.unique(usable[usable >= 3]):
         frames = np.flatnonzero(usable == k)
         log_amplitude = np.log(np.maximum(harmonics.amplitude[frames, 1 : k + 1], 1e-300))
@@ -212,4 +213,6 @@ def estimate_rd(harmonics: Harmonics, rate_hz: float, mode: str = "fixed") -> tu
         found, sure = np.empty(len(frames)), np.empty(len(frames))
         _search(own, cubics, found, sure)
         rd[frames], confidence[frames] = found, sure
+    if harmonics.wide is not None:
+        rd[harmonics.wide.frame], confidence[harmonics.wide.frame] = estimate_rd(harmonics.wide, rate_hz, mode)
     return rd, confidence

@@ -23,8 +23,8 @@ UNVOICED_F0_HZ = 100.0
 BLOCK_FRAMES = 256  # 256 spectra of 2,049 complex bins: 8 MB
 FLOOR = 1e-15  # of the amplitude; lower than any 24-bit sound, and its square is still a float32
 
-Reader = Callable[[slice, np.ndarray], None]
-"""Called with a slice into the frames and their log amplitudes (B, n_fft/2 + 1), 0 Hz … Nyquist."""
+Reader = Callable[[np.ndarray, np.ndarray], None]
+"""Called with indices into the frames (B,) and their log amplitudes (B, n_fft/2 + 1), 0 Hz … Nyquist."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Harmonics:
 
     ``frame`` (M,) index into the pitch track; ``time_s``, ``f0_hz`` (M,); ``spacing_hz`` (M,) the spacing the
     frequencies were forced to; ``count`` (M,) harmonics above DC; ``amplitude``, ``phase`` (M, H + 1), 0 beyond count.
+    ``wide`` holds the frames that `compat` measures at 1 Hz (digital silence within a window of three seconds): their
+    thousands of harmonics would swell the tables, where their count is 0; its ``frame`` are indices into this table.
     """
 
     frame: np.ndarray
@@ -42,6 +44,7 @@ class Harmonics:
     count: np.ndarray
     amplitude: np.ndarray
     phase: np.ndarray
+    wide: Harmonics | None = None
 
 
 def fft_size(rate_hz: float, mode: str = "compat") -> int:
@@ -64,21 +67,30 @@ def window_inside(n_samples: int, rate_hz: float, time_s: np.ndarray, f0_hz: np.
     return (centre - half >= 0) & (centre + half < n_samples)
 
 
-def usable_frames(n_samples: int, rate_hz: float, time_s: np.ndarray, f0_hz: np.ndarray):
-    """Frames whose window fits file and FFT: (indices, centres 0-based, half lengths, F0 with 0 → 100 Hz)."""
+def usable_frames(signal: np.ndarray, rate_hz: float, time_s: np.ndarray, f0_hz: np.ndarray):
+    """Frames whose window lies inside the file: (indices, centres 0-based, half lengths, F0 with 0 → 100 Hz).
+
+    Windows longer than the FFT (F0 of 1 Hz, as `compat` calls digital silence) must also hold some sound.
+    """
     centre, half, f0 = _placed(rate_hz, time_s, f0_hz)
-    fits = 2 * half + 1 <= fft_size(rate_hz)  # not so where `compat` calls digital silence 1 Hz
-    keep = np.flatnonzero(window_inside(n_samples, rate_hz, time_s, f0_hz) & fits)
+    good = window_inside(len(signal), rate_hz, time_s, f0_hz)
+    n_fft = fft_size(rate_hz)
+    for i in np.flatnonzero(good & (2 * half + 1 > n_fft)):
+        begin = centre[i] - half[i]
+        good[i] = np.any(signal[begin : begin + n_fft])
+    keep = np.flatnonzero(good)
     return keep, centre[keep], half[keep], f0[keep]
 
 
 @njit(cache=True)
 def _fill(signal, centre, half, rows):
-    # Blackman over its sum, centred on sample 0, the left half wrapped to the end: zero phase
+    # Blackman over its sum, its middle at sample 0 and the left half wrapped to the end: zero phase.
+    # Of a window longer than the row only the beginning is there, as in the reference.
     n_fft = rows.shape[1]
+    window = np.empty(1)
     for i in range(rows.shape[0]):
         c, h = centre[i], half[i]
-        if i == 0 or half[i - 1] != h:
+        if len(window) != h + 1:
             window = np.empty(h + 1)
             total = 0.0
             for n in range(h + 1):
@@ -86,23 +98,20 @@ def _fill(signal, centre, half, rows):
                 window[n] = 0.42 + 0.5 * x + 0.08 * (2.0 * x * x - 1.0)
                 total += window[n] if n == 0 else 2.0 * window[n]
             window /= total
-        rows[i, 0] = signal[c] * window[0]
-        for n in range(1, h + 1):
-            rows[i, n] = signal[c + n] * window[n]
-            rows[i, n_fft - n] = signal[c - n] * window[n]
-        for n in range(h + 1, n_fft - h):
-            rows[i, n] = 0.0
+        rows[i] = 0.0
+        for n in range(-h, min(h, n_fft - h - 1) + 1):
+            rows[i, n % n_fft] = signal[c + n] * window[abs(n)]
 
 
 def _spectra(
-    signal: np.ndarray, n_fft: int, centre: np.ndarray, half: np.ndarray, dtype: type
-) -> Iterator[tuple[slice, np.ndarray]]:
-    """Zero-phase spectra of the frames, block by block: (slice into the frames, (B, n_fft/2 + 1) complex)."""
+    signal: np.ndarray, n_fft: int, centre: np.ndarray, half: np.ndarray, frames: np.ndarray, dtype: type
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Zero-phase spectra of the frames, block by block: (frames of the block, (B, n_fft/2 + 1) complex)."""
     from scipy.fft import rfft
 
-    for begin in range(0, len(centre), BLOCK_FRAMES):
-        block = slice(begin, min(begin + BLOCK_FRAMES, len(centre)))
-        rows = np.empty((block.stop - begin, n_fft), dtype=dtype)
+    for begin in range(0, len(frames), BLOCK_FRAMES):
+        block = frames[begin : begin + BLOCK_FRAMES]
+        rows = np.empty((len(block), n_fft), dtype=dtype)
         _fill(signal, centre[block], half[block], rows)
         yield block, np.asarray(rfft(rows, axis=1))
 
@@ -163,18 +172,36 @@ def harmonic_frames(
     ``reader`` sees the log amplitudes of every block of frames on the way: what else wants the spectra need not
     compute them again. ``fixed`` works in float32 on half as many bins.
     """
-    keep, centre, half, f0 = usable_frames(len(signal), rate_hz, time_s, f0_hz)
-    count = np.floor((rate_hz / 2 - f0 / 2) / f0 + 0.5).astype(np.int64)
-    amplitude, phase = np.zeros((2, len(keep), int(count.max(initial=0)) + 1))
-    spacing = np.zeros(len(keep))
-    dtype = np.float64 if mode == "compat" else np.float32
-    for block, spectra in _spectra(signal, fft_size(rate_hz, mode), centre, half, dtype):
-        if mode == "compat":
-            level = np.log(np.maximum(np.abs(spectra), 1e-300))
-        else:
-            power = np.square(spectra.real) + np.square(spectra.imag)
-            level = np.float32(0.5) * np.log(np.maximum(power, np.float32(FLOOR**2)))
-        _pick(level, spectra, f0[block], rate_hz, count[block], amplitude[block], phase[block], spacing[block])
-        if reader is not None:
-            reader(block, level)
-    return Harmonics(keep, time_s[keep], f0, spacing, count, amplitude, phase)
+    keep, centre, half, f0 = usable_frames(signal, rate_hz, time_s, f0_hz)
+    counts = np.floor((rate_hz / 2 - f0 / 2) / f0 + 0.5).astype(np.int64)
+    n_fft, dtype = fft_size(rate_hz, mode), np.float64 if mode == "compat" else np.float32
+
+    def measured(frames: np.ndarray, dtype_kept: type):
+        count = counts[frames]
+        amplitude, phase = np.zeros((2, len(frames), int(count.max(initial=0)) + 1), dtype=dtype_kept)
+        spacing = np.zeros(len(frames))
+        done = 0
+        for block, spectra in _spectra(signal, n_fft, centre, half, frames, dtype):
+            if mode == "compat":
+                level = np.log(np.maximum(np.abs(spectra), 1e-300))
+            else:
+                power = np.square(spectra.real) + np.square(spectra.imag)
+                level = np.float32(0.5) * np.log(np.maximum(power, np.float32(FLOOR**2)))
+            rows = slice(done, done + len(block))
+            _pick(level, spectra, f0[block], rate_hz, count[rows], amplitude[rows], phase[rows], spacing[rows])
+            done += len(block)
+            if reader is not None:
+                reader(block, level)
+        return spacing, count, amplitude, phase
+
+    is_wide = 2 * half + 1 > n_fft
+    narrow, others = np.flatnonzero(~is_wide), np.flatnonzero(is_wide)
+    if not len(others):
+        return Harmonics(keep, time_s[keep], f0, *measured(narrow, np.float64))
+    wide = Harmonics(others, time_s[keep[others]], f0[others], *measured(others, np.float32))
+    spacing, count, amplitude, phase = measured(narrow, np.float64)
+    table = np.zeros((2, len(keep), amplitude.shape[1]))
+    table[0, narrow], table[1, narrow] = amplitude, phase
+    spacing_all, count_all = np.ones(len(keep)), np.zeros(len(keep), dtype=np.int64)
+    spacing_all[narrow], count_all[narrow] = spacing, count
+    return Harmonics(keep, time_s[keep], f0, spacing_all, count_all, table[0], table[1], wide)
