@@ -403,7 +403,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with goemotions/, ravdess/, faces/")
     parser.add_argument("--work", type=Path, required=True, help="where extracted features are kept between runs")
     parser.add_argument("--output", type=Path, required=True, help="folder for starter.safetensors, .json and the card")
+    parser.add_argument(
+        "--seed", type=int, default=TRAINING.seed, help="of first weights, order, dropout, augmentation"
+    )
     arguments = parser.parse_args()
+    training = TRAINING.model_copy(update={"seed": arguments.seed})
     torch.set_num_threads(1)
     started = time.monotonic()
 
@@ -414,12 +418,13 @@ def main() -> None:
     prepared = prepare(arguments.data, arguments.work, settings, say)
     for split, found in prepared.groups.items():
         say(f"{split}: " + ", ".join(f"{len(samples)} {name}" for name, samples in found.items()))
-    checkpoint = train(prepared, model_settings(prepared.specs), TRAINING, say)
+    checkpoint = train(prepared, model_settings(prepared.specs), training, say)
     checkpoint.provenance = {
         "name": NAME,
-        "command": "python -m pipeline.starter --data ../shared/data --work WORK --output lamb/starter",
+        "command": "python -m pipeline.starter --data ../shared/data --work WORK --output lamb/starter"
+        f" --seed {training.seed}",
         "data": ["GoEmotions (Ekman grouping)", "RAVDESS speech, actors 1-16", "facial_expressions stills"],
-        "training": TRAINING.model_dump(mode="json"),
+        "training": training.model_dump(mode="json"),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "seconds": round(time.monotonic() - started),

@@ -519,12 +519,10 @@ def test_compiled_smoothing_is_scipys(n_frames: int) -> None:
     from extractors.acoustic import phase
 
     values = np.random.default_rng(n_frames).standard_normal((n_frames, 7))
-    for size in (9, 25):
-        box = np.ones(size) / size
-        expected = filtfilt(box, 1.0, values, axis=0, padlen=min(3 * (size - 1), n_frames - 1))
-        np.testing.assert_allclose(phase._box_both_ways(values, size), expected, atol=1e-12)
-    window = np.hanning(9) / np.hanning(9).sum()
-    expected = filtfilt(window, 1.0, values, axis=0, padlen=min(24, n_frames - 1))
-    np.testing.assert_allclose(phase._window_both_ways(values, window), expected, atol=1e-12)
-    medians = median_filter(values, size=(9, 1), mode="constant", cval=0.0)
-    np.testing.assert_array_equal(phase._median_of_nine(values, phase.MEDIAN_PAIRS), medians)
+    for window in (np.ones(9), np.ones(25), np.hanning(9)):
+        padding = min(3 * (len(window) - 1), n_frames - 1)
+        expected = filtfilt(window / window.sum(), 1.0, values, axis=0, padlen=padding)
+        np.testing.assert_allclose(phase.smooth_both_ways(values, window), expected, atol=1e-12)
+    medians = np.empty_like(values)
+    phase._running_median(values, medians)
+    np.testing.assert_array_equal(medians, median_filter(values, size=(9, 1), mode="constant", cval=0.0))

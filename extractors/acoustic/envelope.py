@@ -14,7 +14,7 @@ import functools
 import numpy as np
 from numba import njit
 
-from extractors.acoustic.sinusoids import Harmonics, harmonic_frames, usable_frames
+from extractors.acoustic.sinusoids import LOG_SILENCE, Harmonics, harmonic_frames, usable_frames
 
 N_COEFFICIENTS = 25
 TOLERANCE = 2.0 * np.log(10) / 20  # 2 dB in nepers
@@ -91,7 +91,7 @@ def true_envelope(log_amplitude: np.ndarray, orders: np.ndarray) -> np.ndarray:
     orders = np.asarray(orders).astype(int)
     curve = np.empty_like(log_amplitude)
     for rows, top in _groups(orders):
-        cepstra = _raise(log_amplitude[rows], orders[rows], top)
+        cepstra = _raise(log_amplitude[rows], orders[rows], top, lengthened=False)
         curve[rows] = cepstra @ _smoothing(n_bins, top, curve.dtype.type)[1]
     return curve
 
@@ -104,12 +104,13 @@ def _groups(orders: np.ndarray):
         yield rows, 16 * int(np.ceil(orders[rows].max() / 16))
 
 
-def _raise(level: np.ndarray, orders: np.ndarray, top: int) -> np.ndarray:
+def _raise(level: np.ndarray, orders: np.ndarray, top: int, lengthened: bool) -> np.ndarray:
     """Cepstra c0, 2c1 … 2c_top of the true envelopes of ``level`` (B, bins), 0 above each frame's order.
 
-    The curve starts as 0 and is raised by the liftered excess of the spectrum over it. Every step is lengthened by the
-    share of what the lifter cannot follow: 1 + √(energy of the excess beyond the order / energy of the raised curve
-    within). Only order + 1 of thousands of cepstral coefficients survive, so two matrix products beat two FFTs.
+    The curve starts as 0 and is raised by the liftered excess of the spectrum over it. The reference lengthens every
+    step by the share of what the lifter cannot follow: 1 + √(energy of the excess beyond the order / energy of the raised
+    curve within). The latter holds the level, so a louder recording takes other steps: `fixed` does not lengthen.
+    Only order + 1 of thousands of cepstral coefficients survive, so two matrix products beat two FFTs.
     """
     dtype = level.dtype.type
     analysis, synthesis = _smoothing(level.shape[1], top, dtype)
@@ -128,15 +129,17 @@ def _raise(level: np.ndarray, orders: np.ndarray, top: int) -> np.ndarray:
         if not len(active):
             break
         raised = (excess @ analysis) * within[active]
-        beyond = 2 * energy - np.square(raised[:, 0]) - np.square(raised).sum(axis=1)  # twice that beyond the order
-        inside = np.square(cepstra[active] + raised).sum(axis=1)
-        length = 1 + np.sqrt(np.maximum(beyond, 0.0) / np.maximum(inside, 1e-30))
-        cepstra[active] += raised * lifters[active] * length[:, None].astype(dtype)
+        step_up = raised * lifters[active]
+        if lengthened:
+            beyond = 2 * energy - np.square(raised[:, 0]) - np.square(raised).sum(axis=1)  # twice that beyond the order
+            inside = np.square(cepstra[active] + raised).sum(axis=1)
+            step_up *= (1 + np.sqrt(np.maximum(beyond, 0.0) / np.maximum(inside, 1e-30)))[:, None].astype(dtype)
+        cepstra[active] += step_up
         curve = cepstra[active] @ synthesis
     return cepstra
 
 
-def _envelopes(level: np.ndarray, orders: np.ndarray, top: int) -> np.ndarray:
+def _envelopes(level: np.ndarray, orders: np.ndarray, top: int, lengthened: bool) -> np.ndarray:
     """Cepstra (B, top + 1) of the true envelopes of ``level`` (B, bins), whose ends are changed in place.
 
     No harmonic lies near 0 Hz and Nyquist: there the envelope of half the order stands in for the spectrum, over a
@@ -145,7 +148,7 @@ def _envelopes(level: np.ndarray, orders: np.ndarray, top: int) -> np.ndarray:
     n_bins = level.shape[1]
     halves = np.floor(1.2 * np.floor(orders / 2 + 0.5) + 0.5).astype(int)
     half_top = 8 * int(np.ceil(halves.max() / 8))
-    coarse = _raise(level, halves, half_top)
+    coarse = _raise(level, halves, half_top, lengthened)
     widths = np.floor((n_bins - 1) / (2 * orders) + 0.5).astype(int)
     widest = int(widths.max())
     synthesis = _smoothing(n_bins, half_top, level.dtype.type)[1]
@@ -153,7 +156,7 @@ def _envelopes(level: np.ndarray, orders: np.ndarray, top: int) -> np.ndarray:
     for i, width in enumerate(widths):
         level[i, :width] = low[i, :width]
         level[i, n_bins - width + 1 :] = high[i, widest - width + 1 :]
-    return _raise(level, orders, top)
+    return _raise(level, orders, top, lengthened)
 
 
 def harmonics_and_cepstra(
@@ -162,21 +165,26 @@ def harmonics_and_cepstra(
     """Harmonics of every usable pitch frame and its 25 mel cepstra (M, 25), from one set of spectra.
 
     ``compat`` follows every bin and interpolates the amplitude to the mel axis; ``fixed`` follows every second bin and
-    evaluates the curve itself at the mel steps.
+    evaluates the curve itself at the mel steps. Digitally silent frames have no cepstra in ``compat``: NaN.
     """
     keep, _, _, f0 = usable_frames(signal, rate_hz, time_s, f0_hz)
     cepstra = np.zeros((len(keep), N_COEFFICIENTS))
     wanted = np.floor(1.2 * np.floor(0.5 * rate_hz / f0 + 0.5) + 0.5).astype(int)
 
     def read(block: np.ndarray, level: np.ndarray) -> None:
-        level = level.copy() if mode == "compat" else np.maximum(level[:, ::2], np.float32(np.log(FLOOR)))
+        level = (
+            level.copy()
+            if mode == "compat"
+            else np.maximum(level[:, ::2].astype(np.float32), np.float32(np.log(FLOOR)))
+        )
         n_bins = level.shape[1]
         orders = np.minimum(wanted[block], n_bins - 2)
         for rows, top in _groups(orders):
-            found = _envelopes(level[rows], orders[rows], top)
+            found = _envelopes(level[rows], orders[rows], top, mode == "compat")
             if mode == "compat":
                 curve = np.exp(found @ _smoothing(n_bins, top, level.dtype.type)[1])
                 cepstra[block[rows]] = mel_cepstrum(curve, rate_hz, N_COEFFICIENTS - 1)
+                cepstra[block[rows[level[rows, 1] < LOG_SILENCE]]] = np.nan
             else:
                 cepstra[block[rows]] = found @ _mel_rows(top, rate_hz)
 

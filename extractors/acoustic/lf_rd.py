@@ -14,13 +14,14 @@ import functools
 import numpy as np
 from numba import njit
 
-from extractors.acoustic.sinusoids import Harmonics
+from extractors.acoustic.sinusoids import LOG_SILENCE, Harmonics
 
 RD_RANGE = (0.3, 2.5)
 RD_STEP = 0.01  # of the precomputed table, interpolated by cubics
 TOP_HZ = 8000.0
 N_PHASES = 8
 TOLERANCE, MAX_STEPS = 0.01, 32
+GOLDEN = 0.5 * (3.0 - 5.0**0.5)
 
 
 def lf_parameters(rd: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -65,11 +66,13 @@ def lf_spectrum(rd: np.ndarray, n_harmonics: int) -> np.ndarray:
 
 def minimum_phase(log_amplitude: np.ndarray) -> np.ndarray:
     """Phase of the minimum-phase system with these log amplitudes at bins 0..n (0 Hz … Nyquist); shape kept."""
+    from scipy.fft import irfft, rfft
+
     n_bins = log_amplitude.shape[-1]
-    cepstrum = np.fft.irfft(log_amplitude, 2 * (n_bins - 1), axis=-1)
+    cepstrum = np.asarray(irfft(log_amplitude, 2 * (n_bins - 1), axis=-1))
     cepstrum[..., 1 : n_bins - 1] *= 2
     cepstrum[..., n_bins:] = 0
-    return np.fft.rfft(cepstrum, axis=-1).imag
+    return np.imag(np.asarray(rfft(cepstrum, axis=-1)))
 
 
 @functools.lru_cache(maxsize=1)
@@ -120,9 +123,9 @@ def _error(rd, residual_phase, cubics, n_phases):
 @njit(cache=True)
 def _bounded_brent(residual_phase, cubics, n_phases):
     # Brent 1973, "localmin": golden sections and parabolas inside the bounds
-    golden, sqrt_eps = 0.5 * (3.0 - np.sqrt(5.0)), np.sqrt(2.2e-16)
+    sqrt_eps = np.sqrt(2.2e-16)
     a, b = RD_RANGE
-    full = a + golden * (b - a)
+    full = a + GOLDEN * (b - a)
     next_best, best = full, full
     step, before = 0.0, 0.0
     at = best
@@ -152,7 +155,7 @@ def _bounded_brent(residual_phase, cubics, n_phases):
                 use_golden = False
         if use_golden:
             before = a - best if best >= middle else b - best
-            step = golden * before
+            step = GOLDEN * before
         sign = 1.0 if step >= 0.0 else -1.0
         at = best + sign * max(abs(step), tol1)
         value = _error(at, residual_phase, cubics, n_phases)
@@ -195,7 +198,8 @@ def _search(residual_phases, cubics, rd, confidence):
 def estimate_rd(harmonics: Harmonics, rate_hz: float, mode: str = "fixed") -> tuple[np.ndarray, np.ndarray]:
     """Rd and confidence of every frame, (M,) each; 0 where fewer than three harmonics lie below 8 kHz.
 
-    ``fixed`` subtracts the LF phase, as the paper does; ``compat`` adds it, as the reference does since 2016.
+    ``fixed`` subtracts the LF phase, as the paper does; ``compat`` adds it, as the reference does since 2016, and has
+    no confidence in digitally silent frames: NaN.
     """
     sign = 1.0 if mode == "compat" else -1.0
     rd, confidence = np.zeros((2, len(harmonics.frame)))
@@ -213,6 +217,9 @@ def estimate_rd(harmonics: Harmonics, rate_hz: float, mode: str = "fixed") -> tu
         found, sure = np.empty(len(frames)), np.empty(len(frames))
         _search(own, cubics, found, sure)
         rd[frames], confidence[frames] = found, sure
+    if mode == "compat":  # on nothing but NaN the reference's search stays where it begins
+        silent = harmonics.amplitude[:, 0] < np.exp(LOG_SILENCE)
+        rd[silent], confidence[silent] = RD_RANGE[0] + GOLDEN * (RD_RANGE[1] - RD_RANGE[0]), np.nan
     if harmonics.wide is not None:
         rd[harmonics.wide.frame], confidence[harmonics.wide.frame] = estimate_rd(harmonics.wide, rate_hz, mode)
     return rd, confidence

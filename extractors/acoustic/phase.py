@@ -15,42 +15,37 @@ from numba import njit
 
 from extractors.acoustic.envelope import mel_cepstrum
 from extractors.acoustic.lf_rd import minimum_phase
-from extractors.acoustic.sinusoids import Harmonics
+from extractors.acoustic.sinusoids import LOG_SILENCE, Harmonics
 
 N_BINS = 513
 MEAN_FRAMES, TREND_FRAMES, DEVIATION_FRAMES = 25, 9, 9
 N_MEAN, ORDER_DEVIATION = 25, 12
 FLOOR = 1e-3  # of the deviation, before its logarithm
-MEDIAN_PAIRS = np.array(
-    [(1, 2), (4, 5), (7, 8), (0, 1), (3, 4), (6, 7), (1, 2), (4, 5), (7, 8), (0, 3), (5, 8), (4, 7), (3, 6), (1, 4),
-     (2, 5), (4, 7), (4, 2), (6, 4), (4, 2)]
-)  # fmt: skip
-"""Exchanges that bring the median of nine to the middle (Smith 1996)."""
+CHUNK_FRAMES = 512
 
 
 @njit(cache=True)
-def _to_bins(harmonic_values, frequency, step_hz, edge_hz, fill_hold, out):
-    """Linear interpolation of values at h·frequency, h = 0..H, to bins; 0 below the edge, held above the last."""
-    n_harmonics = harmonic_values.shape[0] - 1
-    for b in range(out.shape[0]):
-        hz = b * step_hz
-        position = hz / frequency
-        cell = int(position)
-        if hz < edge_hz:
-            out[b] = 0.0
-        elif cell >= n_harmonics:
-            if fill_hold or position <= n_harmonics:
-                out[b] = harmonic_values[n_harmonics]
-        else:
-            w = position - cell
-            out[b] = harmonic_values[cell] * (1.0 - w) + harmonic_values[cell + 1] * w
+def _levels(amplitude, count, f0, step_hz, out):
+    """Log amplitudes on the bins: lines between the harmonics, the first one's down to 0 Hz, the last one's held."""
+    for i in range(out.shape[0]):
+        n = count[i]
+        before = after = np.log(max(amplitude[i, min(1, n)], 1e-300))
+        h = 1
+        for b in range(out.shape[1]):
+            position = b * step_hz / f0[i]
+            while h < n and position >= h:
+                h += 1
+                before, after = after, np.log(max(amplitude[i, h], 1e-300))
+            w = min(max(position - (h - 1), 0.0), 1.0) if h > 1 else 0.0
+            out[i, b] = before + w * (after - before)
 
 
 @njit(cache=True)
-def _distortion(minimum, phase, count, f0, step_hz, random, hold, out):
+def _distortion(minimum, phase, count, f0, step_hz, beyond, out):
+    # lines between the harmonics' values, 0 at 0 Hz and below .95 F0; above the last one a line that climbs by `beyond`
     for i in range(phase.shape[0]):
         n = count[i]
-        values = np.zeros(n + 1)
+        values = np.zeros(n + 2)
         previous = 0.0
         first = 0.0
         for h in range(1, n + 1):
@@ -64,147 +59,68 @@ def _distortion(minimum, phase, count, f0, step_hz, random, hold, out):
             d = p - previous - values[h - 1]  # unwrapped along the harmonics, so that lines between them are short
             values[h] = values[h - 1] + d - 2.0 * np.pi * np.floor(d / (2.0 * np.pi) + 0.5)
             previous = p
-        if not hold:
-            out[i] = random[i]
-        _to_bins(values, f0[i], step_hz, 0.95 * f0[i], hold, out[i])
+        values[n + 1] = values[n] + beyond[i]
+        for b in range(out.shape[1]):
+            position = b * step_hz / f0[i]
+            cell = min(int(position), n)
+            w = min(position - cell, 1.0)
+            out[i, b] = values[cell] * (1.0 - w) + values[cell + 1] * w if position >= 0.95 else 0.0
 
 
 def distortion(harmonics: Harmonics, rate_hz: float, mode: str, seed: int = 1) -> np.ndarray:
     """Phase distortion of every frame on 513 bins from 0 Hz to Nyquist, (M, 513) radians.
 
-    Bins above the last harmonic hold its value; in ``compat`` they are random, as in the reference.
+    Bins above the last harmonic hold its value; in ``compat`` they lead to a random one, as in the reference, where
+    some frame has more harmonics. ``fixed`` works in float32.
     """
     step_hz = rate_hz / (2 * (N_BINS - 1))
-    log_amplitude = np.empty((len(harmonics.frame), N_BINS))
-    logs = np.log(np.maximum(harmonics.amplitude, 1e-300))
-    bins_hz = np.arange(N_BINS) * step_hz
-    for i, n in enumerate(harmonics.count):  # the first harmonic's amplitude holds down to 0 Hz
-        log_amplitude[i] = np.interp(bins_hz, harmonics.f0_hz[i] * np.arange(1, n + 1), logs[i, 1 : n + 1])
-    out = np.zeros_like(log_amplitude)
-    hold = mode != "compat"
-    random = np.zeros((len(out), 1)) if hold else np.random.default_rng(seed).uniform(-np.pi, np.pi, out.shape)
-    minimum = minimum_phase(log_amplitude)
-    _distortion(minimum, harmonics.phase, harmonics.count, harmonics.f0_hz, step_hz, random, hold, out)
+    dtype = np.float64 if mode == "compat" else np.float32
+    out = np.empty((len(harmonics.frame), N_BINS), dtype)
+    beyond = np.zeros(len(out))
+    if mode == "compat":
+        beyond = np.random.default_rng(seed).uniform(-np.pi, np.pi, len(out))
+        silent = harmonics.amplitude[:, 0] < np.exp(LOG_SILENCE)
+        beyond[silent | (harmonics.count == harmonics.count.max(initial=0))] = 0.0
+    for begin in range(0, len(out), CHUNK_FRAMES):
+        rows = slice(begin, begin + CHUNK_FRAMES)
+        count, f0, amplitude = harmonics.count[rows], harmonics.f0_hz[rows], harmonics.amplitude[rows]
+        level = np.empty((len(count), N_BINS), dtype)
+        _levels(amplitude, count, f0, step_hz, level)
+        _distortion(minimum_phase(level), harmonics.phase[rows], count, f0, step_hz, beyond[rows], out[rows])
+    if harmonics.wide is not None:
+        out[harmonics.wide.frame] = distortion(harmonics.wide, rate_hz, mode, seed + 1)
     return out
 
 
 @njit(cache=True)
-def _extended(values, pad):
-    # odd reflection about the first and the last row
-    n, d = values.shape
-    out = np.empty((n + 2 * pad, d))
-    out[pad : pad + n] = values
-    for i in range(pad):
-        for j in range(d):
-            out[i, j] = 2.0 * values[0, j] - values[pad - i, j]
-            out[pad + n + i, j] = 2.0 * values[n - 1, j] - values[n - 2 - i, j]
-    return out
-
-
-@njit(cache=True)
-def _forward_box(x, size):
-    # mean of the last `size` rows, the first row repeated before the beginning; in place
-    n, d = x.shape
-    kept = np.empty((size, d))
-    total = x[0] * size
-    for i in range(size):
-        kept[i] = x[0]
-    at = 0
-    for i in range(n):
-        row = kept[at]
-        for j in range(d):
-            total[j] += x[i, j] - row[j]
-            row[j] = x[i, j]
-            x[i, j] = total[j] / size
-        at += 1
-        if at == size:
-            at = 0
-
-
-@njit(cache=True, fastmath=True)
-def _forward_window(x, window):
-    n, d = x.shape
-    size = window.shape[0]
-    out = np.empty((n, d))
-    for i in range(n):
-        row = out[i]
-        row[:] = 0.0
-        for k in range(size):
-            w, source = window[k], x[max(i - k, 0)]
-            for j in range(d):
-                row[j] += w * source[j]
-    return out
-
-
-@njit(cache=True)
-def _box_both_ways(values, size):
+def _filtered(values, window, step, out):
+    # over rows, step 1 downwards or −1 upwards; before the first row its value. Sums run from the oldest row on, five
+    # rows at a time: what is steady then rounds as in the reference
     n = values.shape[0]
-    pad = min(3 * (size - 1), n - 1)
-    x = _extended(values, pad)
-    _forward_box(x, size)
-    _forward_box(x[::-1], size)
-    return x[pad : pad + n]
-
-
-@njit(cache=True)
-def _window_both_ways(values, window):
-    n = values.shape[0]
-    pad = min(3 * (window.shape[0] - 1), n - 1)
-    x = _forward_window(_extended(values, pad), window)
-    x = _forward_window(x[::-1], window)
-    return x[::-1][pad : pad + n]
-
-
-@njit(cache=True, fastmath=True)
-def _median_of_nine(values, pairs):
-    n, d = values.shape
-    out = np.empty((n, d))
-    rows = np.empty((9, d))
+    begin = 0 if step > 0 else n - 1
     for i in range(n):
-        for k in range(9):
-            t = i + k - 4
-            if 0 <= t < n:
-                rows[k] = values[t]
-            else:
-                rows[k] = 0.0
-        for p in range(pairs.shape[0]):
-            a, b = rows[pairs[p, 0]], rows[pairs[p, 1]]
-            for j in range(d):
-                u, v = a[j], b[j]
-                a[j] = u if u < v else v
-                b[j] = v if u < v else u
-        out[i] = rows[4]
-    return out
-
-
-@njit(cache=True, fastmath=True)
-def _toward(cos, sin):
-    # unit vectors, (1, 0) for no direction; in place
-    for i in range(cos.shape[0]):
-        for j in range(cos.shape[1]):
-            length = np.sqrt(cos[i, j] * cos[i, j] + sin[i, j] * sin[i, j])
-            if length > 0.0:
-                cos[i, j] /= length
-                sin[i, j] /= length
-            else:
-                cos[i, j] = 1.0
-
-
-@njit(cache=True, fastmath=True)
-def _turned_back(cos, sin, by_cos, by_sin):
-    # directions minus others; in place
-    for i in range(cos.shape[0]):
-        for j in range(cos.shape[1]):
-            c, s = cos[i, j], sin[i, j]
-            cos[i, j] = c * by_cos[i, j] + s * by_sin[i, j]
-            sin[i, j] = s * by_cos[i, j] - c * by_sin[i, j]
+        now = begin + step * i
+        out[now] = 0.0
+        for t in range(len(window) - 1, -1, -5):
+            r0 = values[begin + step * max(i - t, 0)]
+            r1 = values[begin + step * max(i - t + 1, 0)]
+            r2 = values[begin + step * max(i - t + 2, 0)]
+            r3 = values[begin + step * max(i - t + 3, 0)]
+            r4 = values[begin + step * max(i - t + 4, 0)]
+            w0, w1, w2, w3, w4 = window[t], window[t - 1], window[t - 2], window[t - 3], window[t - 4]
+            for b in range(values.shape[1]):
+                out[now, b] = ((((out[now, b] + w0 * r0[b]) + w1 * r1[b]) + w2 * r2[b]) + w3 * r3[b]) + w4 * r4[b]
 
 
 def smooth_both_ways(values: np.ndarray, window: np.ndarray) -> np.ndarray:
     """Forward and backward FIR smoothing along axis 0 with odd reflection at the ends, as short as the file allows."""
-    from scipy.signal import filtfilt
-
-    return filtfilt(window / window.sum(), 1.0, values, axis=0, padlen=min(3 * (len(window) - 1), len(values) - 1))
+    pad = min(3 * (len(window) - 1), len(values) - 1)
+    long = np.concatenate([2 * values[:1] - values[pad:0:-1], values, 2 * values[-1:] - values[-2 : -pad - 2 : -1]])
+    taps = np.pad((window / window.sum()).astype(values.dtype), (0, -len(window) % 5))
+    forward, backward = np.empty_like(long), np.empty_like(long)
+    _filtered(long, taps, 1, forward)
+    _filtered(forward, taps, -1, backward)
+    return backward[pad : pad + len(values)]
 
 
 @functools.lru_cache(maxsize=1)
@@ -218,18 +134,54 @@ def mean_groups() -> np.ndarray:
     return np.where(bins <= 8, bins, np.floor(np.interp(bins, x, y) + 0.5)).astype(int) - 1
 
 
-def _deviation_length(pd: np.ndarray, cos: np.ndarray, sin: np.ndarray, mode: str) -> np.ndarray:
-    """Length of the mean direction over 9 frames once the trend (median, then Hann) is taken out, (M, 513)."""
-    window = np.hanning(TREND_FRAMES)
-    medians = _median_of_nine(cos, MEDIAN_PAIRS), _median_of_nine(sin, MEDIAN_PAIRS)
-    if mode == "compat":  # by the reference's own steps: where nothing deviates, rounding decides what is logged
-        rest = pd - np.arctan2(smooth_both_ways(medians[1], window), smooth_both_ways(medians[0], window))
-        box = np.ones(DEVIATION_FRAMES)
-        return np.hypot(smooth_both_ways(np.cos(rest), box), smooth_both_ways(np.sin(rest), box))
-    trend_cos, trend_sin = (_window_both_ways(f, window / window.sum()) for f in medians)
-    _toward(trend_cos, trend_sin)
-    _turned_back(cos, sin, trend_cos, trend_sin)
-    return np.hypot(_box_both_ways(cos, DEVIATION_FRAMES), _box_both_ways(sin, DEVIATION_FRAMES))
+@njit(cache=True, inline="always")
+def _ordered(a, b):
+    return (a, b) if a < b else (b, a)
+
+
+@njit(cache=True)
+def _running_median(values, out):
+    # median of nine by 19 exchanges (Smith 1996), zeros beyond the ends
+    n_rows, n_columns = values.shape
+    zeros = np.zeros(n_columns, dtype=values.dtype)
+    for i in range(n_rows):
+        r0 = values[i - 4] if i >= 4 else zeros
+        r1 = values[i - 3] if i >= 3 else zeros
+        r2 = values[i - 2] if i >= 2 else zeros
+        r3 = values[i - 1] if i >= 1 else zeros
+        r4 = values[i]
+        r5 = values[i + 1] if i + 1 < n_rows else zeros
+        r6 = values[i + 2] if i + 2 < n_rows else zeros
+        r7 = values[i + 3] if i + 3 < n_rows else zeros
+        r8 = values[i + 4] if i + 4 < n_rows else zeros
+        for b in range(n_columns):
+            a1, a2 = _ordered(r1[b], r2[b])
+            a4, a5 = _ordered(r4[b], r5[b])
+            a7, a8 = _ordered(r7[b], r8[b])
+            a0, a1 = _ordered(r0[b], a1)
+            a3, a4 = _ordered(r3[b], a4)
+            a6, a7 = _ordered(r6[b], a7)
+            a1, a2 = _ordered(a1, a2)
+            a4, a5 = _ordered(a4, a5)
+            a7, a8 = _ordered(a7, a8)
+            a3 = _ordered(a0, a3)[1]
+            a5 = _ordered(a5, a8)[0]
+            a4, a7 = _ordered(a4, a7)
+            a6 = _ordered(a3, a6)[1]
+            a4 = _ordered(a1, a4)[1]
+            a2 = _ordered(a2, a5)[0]
+            a4 = _ordered(a4, a7)[0]
+            a4, a2 = _ordered(a4, a2)
+            a4 = _ordered(a6, a4)[1]
+            out[i, b] = _ordered(a4, a2)[0]
+
+
+def _directions(cos: np.ndarray, sin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors of length 1 in place of any length; (1, 0) for none."""
+    length = np.sqrt(cos * cos + sin * sin)
+    none = length == 0.0
+    length[none] = 1.0
+    return np.where(none, 1.0, cos) / length, sin / length
 
 
 def phase_distortion(harmonics: Harmonics, rate_hz: float, mode: str = "fixed") -> tuple[np.ndarray, np.ndarray]:
@@ -239,15 +191,28 @@ def phase_distortion(harmonics: Harmonics, rate_hz: float, mode: str = "fixed") 
         return np.zeros((n_frames, N_MEAN)), np.zeros((n_frames, ORDER_DEVIATION + 1))
     pd = distortion(harmonics, rate_hz, mode)
     cos, sin = np.cos(pd), np.sin(pd)
-    mean_cos, mean_sin = _box_both_ways(cos, MEAN_FRAMES), _box_both_ways(sin, MEAN_FRAMES)
-    _toward(mean_cos, mean_sin)
+    del pd
+    box = np.ones(MEAN_FRAMES)
     starts = np.searchsorted(mean_groups(), np.arange(N_MEAN))
-    hmpdm = np.arctan2(*(np.add.reduceat(f[:, :-1], starts, axis=1) for f in (mean_sin, mean_cos)))
+    mean = _directions(smooth_both_ways(cos, box), smooth_both_ways(sin, box))
+    along, across = (np.add.reduceat(part[:, :-1], starts, axis=1) for part in mean)
+    hmpdm = np.arctan2(across, along)
 
-    deviation = np.sqrt(-2 * np.log(np.clip(_deviation_length(pd, cos, sin, mode), 1e-12, 1.0)))
+    # the trend: median, then Hann, of cosine and sine apart
+    hann = np.hanning(TREND_FRAMES)
+    trend = []
+    for part in (cos, sin):
+        median = np.empty_like(part)
+        _running_median(part, median)
+        trend.append(smooth_both_ways(median, hann))
+    x, y = _directions(*trend)
+    box = np.ones(DEVIATION_FRAMES)
+    along, across = smooth_both_ways(cos * x + sin * y, box), smooth_both_ways(sin * x - cos * y, box)
+    square = np.clip(along * along + across * across, 1e-24, 1.0)
+    deviation = np.sqrt(-np.log(square))
     deviation[:, 0] = deviation[:, 1]
     if mode == "compat":
         deviation[deviation < 1e-9] = FLOOR  # rounding alone decides between 0 and 1e-8 in the reference
     else:
-        deviation = np.maximum(deviation, FLOOR)
+        deviation = np.maximum(deviation, np.float32(FLOOR))
     return hmpdm, mel_cepstrum(deviation, rate_hz, ORDER_DEVIATION)

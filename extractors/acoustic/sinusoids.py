@@ -21,7 +21,7 @@ N_FFT = 4096
 LOWEST_F0_HZ = 50
 UNVOICED_F0_HZ = 100.0
 BLOCK_FRAMES = 256  # 256 spectra of 2,049 complex bins: 8 MB
-FLOOR = 1e-15  # of the amplitude; lower than any 24-bit sound, and its square is still a float32
+LOG_SILENCE = -690.0  # no amplitude of a frame with any sound lies lower in `compat`
 
 Reader = Callable[[np.ndarray, np.ndarray], None]
 """Called with indices into the frames (B,) and their log amplitudes (B, n_fft/2 + 1), 0 Hz … Nyquist."""
@@ -104,14 +104,14 @@ def _fill(signal, centre, half, rows):
 
 
 def _spectra(
-    signal: np.ndarray, n_fft: int, centre: np.ndarray, half: np.ndarray, frames: np.ndarray, dtype: type
+    signal: np.ndarray, n_fft: int, centre: np.ndarray, half: np.ndarray, frames: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Zero-phase spectra of the frames, block by block: (frames of the block, (B, n_fft/2 + 1) complex)."""
     from scipy.fft import rfft
 
     for begin in range(0, len(frames), BLOCK_FRAMES):
         block = frames[begin : begin + BLOCK_FRAMES]
-        rows = np.empty((len(block), n_fft), dtype=dtype)
+        rows = np.empty((len(block), n_fft))
         _fill(signal, centre[block], half[block], rows)
         yield block, np.asarray(rfft(rows, axis=1))
 
@@ -170,23 +170,19 @@ def harmonic_frames(
     """Harmonics of every frame whose window lies inside the file.
 
     ``reader`` sees the log amplitudes of every block of frames on the way: what else wants the spectra need not
-    compute them again. ``fixed`` works in float32 on half as many bins.
+    compute them again. ``fixed`` has half as many bins.
     """
     keep, centre, half, f0 = usable_frames(signal, rate_hz, time_s, f0_hz)
     counts = np.floor((rate_hz / 2 - f0 / 2) / f0 + 0.5).astype(np.int64)
-    n_fft, dtype = fft_size(rate_hz, mode), np.float64 if mode == "compat" else np.float32
+    n_fft = fft_size(rate_hz, mode)
 
     def measured(frames: np.ndarray, dtype_kept: type):
         count = counts[frames]
         amplitude, phase = np.zeros((2, len(frames), int(count.max(initial=0)) + 1), dtype=dtype_kept)
         spacing = np.zeros(len(frames))
         done = 0
-        for block, spectra in _spectra(signal, n_fft, centre, half, frames, dtype):
-            if mode == "compat":
-                level = np.log(np.maximum(np.abs(spectra), 1e-300))
-            else:
-                power = np.square(spectra.real) + np.square(spectra.imag)
-                level = np.float32(0.5) * np.log(np.maximum(power, np.float32(FLOOR**2)))
+        for block, spectra in _spectra(signal, n_fft, centre, half, frames):
+            level = np.log(np.maximum(np.abs(spectra), 1e-300))
             rows = slice(done, done + len(block))
             _pick(level, spectra, f0[block], rate_hz, count[rows], amplitude[rows], phase[rows], spacing[rows])
             done += len(block)
