@@ -259,7 +259,7 @@ def _place_frames(file: _File, block: Block, rows: slice, out: Matrix) -> None:
     if file.compat:  # the reference forgets the frames' times and stretches them over the file
         n_samples = file.sound.n_samples
         kept = window_inside(n_samples, rate_hz, pitch.time_s, pitch.f0_hz)
-        stretched = np.linspace(1, n_samples, kept.sum())[kept.cumsum()[first + harmonics.frame] - 1]
+        stretched = np.floor(np.linspace(1, n_samples, kept.sum()) + 0.5)[kept.cumsum()[first + harmonics.frame] - 1]
     values[:, MCEP] = to_instants(stretched if file.compat else at, cepstra, instants)
     mean, deviation = phase_distortion(harmonics, rate_hz, file.mode)
     around = to_instants(at, np.concatenate([np.cos(mean), np.sin(mean)], axis=1), instants)
