@@ -397,6 +397,14 @@ def end_to_end(checkpoint: Checkpoint, clips: Path, settings: PipelineSettings) 
     return rows
 
 
+def seed_results(checkpoint: Checkpoint) -> dict[str, float]:
+    """What the card says of another seed: how far results of one recipe lie apart."""
+    metrics = checkpoint.metrics
+    keys = ("goemotions_macro_f1_7", "ravdess_uar_6", "stills_uar_6", "joined_uar_6")
+    found = sum(row["found"] for row in metrics.get("crema_d", []))
+    return {"seed": checkpoint.provenance["training"]["seed"], **{key: metrics[key] for key in keys}, "crema_d": found}
+
+
 def main() -> None:
     """Prepare, train, measure, write."""
     parser = argparse.ArgumentParser(description="Train the starter checkpoint.")
@@ -405,6 +413,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for starter.safetensors, .json and the card")
     parser.add_argument(
         "--seed", type=int, default=TRAINING.seed, help="of first weights, order, dropout, augmentation"
+    )
+    parser.add_argument(
+        "--others",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="checkpoints of other seeds, for the card to name their results",
     )
     arguments = parser.parse_args()
     training = TRAINING.model_copy(update={"seed": arguments.seed})
@@ -422,7 +437,7 @@ def main() -> None:
     checkpoint.provenance = {
         "name": NAME,
         "command": "python -m pipeline.starter --data ../shared/data --work WORK --output lamb/starter"
-        f" --seed {training.seed}",
+        f" --seed {training.seed}" + (" --others SEED…" if arguments.others else ""),
         "data": ["GoEmotions (Ekman grouping)", "RAVDESS speech, actors 1-16", "facial_expressions stills"],
         "training": training.model_dump(mode="json"),
         "torch": torch.__version__,
@@ -440,6 +455,7 @@ def main() -> None:
     shipped.metrics = measure(shipped, prepared) | (
         {"crema_d": end_to_end(shipped, clips, settings)} if clips.is_dir() else {}
     )
+    shipped.metrics["other_seeds"] = [seed_results(Checkpoint.load(path)) for path in arguments.others]
     shipped.save(arguments.output / NAME, half=True)
     (arguments.output / "README.md").write_text(model_card(shipped), encoding="utf-8")
     say(json.dumps(shipped.metrics, indent=1))
