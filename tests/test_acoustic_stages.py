@@ -8,7 +8,7 @@ from scipy.linalg import solve_toeplitz
 from scipy.signal import freqz, lfilter, windows
 from scipy.stats import skew
 
-from extractors.acoustic.envelope import mel_cepstra, true_envelope
+from extractors.acoustic.envelope import harmonics_and_cepstra, true_envelope
 from extractors.acoustic.frames import hanning, output_instants, to_instants
 from extractors.acoustic.gci import (
     closures_at,
@@ -480,7 +480,7 @@ def test_cepstra_of_a_known_filter() -> None:
     pulses[::128] = 1.0
     samples = lfilter([1.0], tract(), pulses)
     time_s = np.arange(0.2, 0.8, 0.01)
-    _, cepstra = mel_cepstra(samples, RATE_HZ, time_s, np.full(len(time_s), 125.0))
+    _, cepstra = harmonics_and_cepstra(samples, RATE_HZ, time_s, np.full(len(time_s), 125.0), "compat")
     hz = np.linspace(0, 8000, 2049)
     _, response = freqz([1.0], tract(), worN=hz, fs=2 * 8000.0001)
     mel = np.linspace(0, np.log1p(8000 / 700), 2049)

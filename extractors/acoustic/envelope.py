@@ -189,11 +189,3 @@ def harmonics_and_cepstra(
                 cepstra[block[rows]] = found @ _mel_rows(top, rate_hz)
 
     return harmonic_frames(signal, rate_hz, time_s, f0_hz, mode, read), cepstra
-
-
-def mel_cepstra(
-    signal: np.ndarray, rate_hz: float, time_s: np.ndarray, f0_hz: np.ndarray, mode: str = "compat"
-) -> tuple[np.ndarray, np.ndarray]:
-    """Indices into the pitch frames (M,), and their cepstra (M, 25)."""
-    harmonics, cepstra = harmonics_and_cepstra(signal, rate_hz, time_s, f0_hz, mode)
-    return harmonics.frame, cepstra
