@@ -7,8 +7,8 @@ In: mono samples, their rate, the acoustic track. Out: PNG. Gaps in a curve are 
 
 from __future__ import annotations
 
+import io
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from data.errors import InputError
 from data.track import FeatureTrack
 from extractors.media import Limits, decode_audio, probe
+from pipeline.predict import publish
 
 SOFTWARE = "lamb plot"
 WINDOW_S, HOP_S = 0.025, 0.010
@@ -84,19 +85,9 @@ def plot_acoustics(
 ) -> None:
     """Write the picture (PNG, 1400 × 1000 pixels), published by one rename. Raises InputError (output_unwritable)."""
     figure = _figure(samples, rate_hz, track, title, start_s, len(samples) / rate_hz if end_s is None else end_s)
-    partial = None
-    try:
-        handle, partial = tempfile.mkstemp(dir=output.parent, prefix=".partial-", suffix=".png")
-        with os.fdopen(handle, "wb") as stream:
-            figure.savefig(stream, format="png", metadata={"Software": SOFTWARE})
-        os.chmod(partial, 0o644)
-        os.replace(partial, output)
-    except OSError as error:
-        if partial is not None:
-            Path(partial).unlink(missing_ok=True)
-        raise InputError(
-            f"Could not write {str(output)!r}: {error.strerror or error}.", code="output_unwritable"
-        ) from error
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", metadata={"Software": SOFTWARE})
+    publish(output, picture.getvalue())
 
 
 def _figure(samples: np.ndarray, rate_hz: int, track: FeatureTrack, title: str, start_s: float, end_s: float) -> Any:

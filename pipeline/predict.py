@@ -197,19 +197,24 @@ class OutputFolder:
 
     def write_text(self, path: Path, text: str) -> None:
         """Publish by atomic rename. Raises InputError (output_unwritable)."""
-        partial = None
-        try:
-            handle, partial = tempfile.mkstemp(dir=self.folder, prefix=".partial-")
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                stream.write(text)
-            os.chmod(partial, 0o644)
-            os.replace(partial, path)
-        except OSError as error:
-            if partial is not None:
-                Path(partial).unlink(missing_ok=True)
-            raise InputError(
-                f"Could not write {str(path)!r}: {error.strerror or error}.", code="output_unwritable"
-            ) from error
+        publish(path, text.encode("utf-8"))
+
+
+def publish(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: beside its place, then one rename. Raises InputError (output_unwritable)."""
+    partial = None
+    try:
+        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=".partial-")
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+    except OSError as error:
+        if partial is not None:
+            Path(partial).unlink(missing_ok=True)
+        raise InputError(
+            f"Could not write {str(path)!r}: {error.strerror or error}.", code="output_unwritable"
+        ) from error
 
 
 def is_prediction(path: Path) -> bool:

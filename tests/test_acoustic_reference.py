@@ -16,18 +16,11 @@ pytestmark = [
     pytest.mark.shared,
     pytest.mark.skipif(not SHARED.is_dir(), reason="recorded reference output is not there"),
 ]
-NAMES = (
-    "arctic_m_inverted_16k",
-    "bdl_m_32k",
-    "chinese_48k",
-    "gaps_digital_zero_16k",
-    "libri_f3331_8k",
-    "libri_f533_wn10dB_16k",
-)
+NAMES = sorted(path.parent.name for path in SHARED.glob("*/covarep.npy"))
 # the worst r a column group may have in any of these recordings
 LIMITS = {
-    ("F0", "VUV", "NAQ", "QOQ", "MDQ", "PSP", "H1H2", "Rd", "Rd_conf"): 0.999,
-    ("peakSlope",): 0.9999,
+    ("F0", "VUV", "NAQ", "QOQ", "MDQ", "PSP", "H1H2", "peakSlope", "Rd", "Rd_conf"): 0.9999,
+    ("creak",): 0.15,  # not what is wanted (.9), but what there is
     tuple(f"MCEP_{i}" for i in range(25)): 0.9999,
     tuple(f"HMPDM_{i}" for i in range(24)): 0.98,
     ("HMPDM_24",): 0.9,
@@ -36,12 +29,26 @@ LIMITS = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_compat_agrees_with_the_reference(name: str) -> None:
-    found = agreement(SHARED / name)
+ERRORS = {("NAQ", "QOQ", "MDQ", "PSP"): 1e-4, ("H1H2",): 0.01, tuple(f"MCEP_{i}" for i in range(25)): 1e-6}
+"""The largest median absolute error, in the column's unit."""
+
+
+def test_compat_agrees_with_the_reference() -> None:
+    tables = {name: agreement(SHARED / name) for name in NAMES}
     limit = {column: least for columns, least in LIMITS.items() for column in columns}
-    low = {column: round(r, 4) for column, (r, _) in found.items() if r < limit.get(column, -1)}
-    assert not low
+    most = {column: error for columns, error in ERRORS.items() for column in columns}
+    assert len(limit) == len(COLUMNS)
+    for name, found in tables.items():
+        low = {column: round(r, 4) for column, (r, _) in found.items() if r < limit[column]}
+        off = {column: error for column, (_, error) in found.items() if error > most.get(column, np.inf)}
+        assert not low, name
+        assert not off, name
+    for column in COLUMNS:
+        if column.startswith(("HMPDM", "HMPDD")):
+            r = [table[column][0] for table in tables.values() if not np.isnan(table[column][0])]
+            assert not r or np.median(r) >= (0.999 if column.startswith("HMPDM") and column != "HMPDM_24" else 0.97), (
+                column
+            )
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -509,20 +509,3 @@ def test_phase_groups_and_steady_phases() -> None:
     ]
     assert level[0].max() < np.log(0.01)
     assert level[1].min() > level[0].max() + 2
-
-
-@pytest.mark.parametrize("n_frames", [2, 5, 20, 60])
-def test_compiled_smoothing_is_scipys(n_frames: int) -> None:
-    from scipy.ndimage import median_filter
-    from scipy.signal import filtfilt
-
-    from extractors.acoustic import phase
-
-    values = np.random.default_rng(n_frames).standard_normal((n_frames, 7))
-    for window in (np.ones(9), np.ones(25), np.hanning(9)):
-        padding = min(3 * (len(window) - 1), n_frames - 1)
-        expected = filtfilt(window / window.sum(), 1.0, values, axis=0, padlen=padding)
-        np.testing.assert_allclose(phase.smooth_both_ways(values, window), expected, atol=1e-12)
-    medians = np.empty_like(values)
-    phase._running_median(values, medians)
-    np.testing.assert_array_equal(medians, median_filter(values, size=(9, 1), mode="constant", cval=0.0))

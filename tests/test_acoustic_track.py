@@ -184,8 +184,6 @@ def test_louder_moves_only_the_level(vowel) -> None:
     louder = covarep_features(1.9 * voice(120.0, 1.5), RATE_HZ)
     inner = slice(10, -10)
     shift = column(louder, "MCEP_0")[inner] - column(vowel, "MCEP_0")[inner]
-    off = np.abs(shift - np.log(1.9)) > 1e-4
-    assert off.sum() <= 3, "rounding may tip a frame's last step of the envelope, no more"
-    assert np.abs(shift - np.log(1.9)).max() < 0.05
+    np.testing.assert_allclose(shift, np.log(1.9), atol=1e-4)
     same = [i for i, name in enumerate(COLUMNS) if name not in ("MCEP_0", "creak")]
     np.testing.assert_allclose(louder.values[inner][:, same], vowel.values[inner][:, same], atol=3e-2)
