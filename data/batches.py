@@ -33,7 +33,8 @@ class Sample:
     """One utterance as arrays.
 
     ``values[m]`` float32 [shape=(L_m, d_m)], ``valid[m]`` bool [shape=(L_m,)]; ``labels`` float32 [shape=(c,)] or None;
-    ``weight`` scales the sample's loss; ``defined[m]`` bool [shape=(L_m, d_m)] only where some columns of valid steps
+    ``weight`` scales the sample's loss; ``group`` is whoever speaks, or the video it was cut from, "" where unknown;
+    ``defined[m]`` bool [shape=(L_m, d_m)] only where some columns of valid steps
     have no meaning (see FeatureTrack).
     """
 
@@ -43,6 +44,7 @@ class Sample:
     weight: float = 1.0
     id: str = ""
     defined: dict[Modality, np.ndarray] = field(default_factory=dict)
+    group: str = ""
 
     @classmethod
     def from_clip(cls, clip: Clip, labels: LabelSet | None = None, weight: float = 1.0) -> Sample:

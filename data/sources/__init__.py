@@ -1,25 +1,29 @@
 """Labelled data as it lies on disk: one file per dataset, each registered by name.
 
-In: a folder in the dataset's public layout. Out: a list of :class:`LabelledItem`, in a fixed order, with splits in
-which no speaker or person appears twice.
+Two kinds. Raw sets give a list of :class:`LabelledItem` (text, sound, pictures or videos, whose features are still to be
+extracted), in a fixed order, with splits in which no speaker or person appears twice. Feature sets come as the arrays of
+an earlier extraction and give a :class:`data.dataset.Reading`.
 
     items = SOURCES.get("ravdess")(Path("ravdess"))
     [item for item in items if item.split == "train"]
+    reading = FEATURE_SOURCES.get("mosei-csd")(Path("cmu_mosei"), aligned=True)
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from data.errors import InputError
 from data.registry import Registry
 
 Split = Literal["train", "valid", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 NEUTRAL = "neutral"
 
-SOURCES = Registry("dataset", "data.sources")
+SOURCES = Registry("raw dataset", "data.sources")
+FEATURE_SOURCES = Registry("feature dataset", "data.sources")
 
 
 @dataclass(frozen=True)
