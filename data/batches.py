@@ -88,13 +88,15 @@ class Batch:
     masks: dict[Modality, Tensor]
     labels: Tensor | None = None
     weights: Tensor | None = None
-    presence: Tensor = field(init=False)
+    presence: Tensor = None  # type: ignore[assignment]
     """bool [shape=(N, 3)], always on the CPU: whether the sample has any valid step of text, audio, visual. Kept here
-    so that a model on a GPU can skip an absent modality without waiting for the device."""
+    so that a model on a GPU can skip an absent modality without waiting for the device; read from the masks where it is
+    not given."""
 
     def __post_init__(self) -> None:
-        rows = [self.masks[name].any(dim=1) for name in MODALITIES]
-        object.__setattr__(self, "presence", torch.stack(rows, dim=1).cpu())
+        if self.presence is None:
+            rows = [self.masks[name].any(dim=1) for name in MODALITIES]
+            object.__setattr__(self, "presence", torch.stack(rows, dim=1).cpu())
 
     def __len__(self) -> int:
         return len(self.presence)
@@ -109,23 +111,18 @@ class Batch:
         def move(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.to(device, non_blocking=True)
 
-        moved = object.__new__(Batch)  # presence is carried over, not computed on the device
-        for name, value in (
-            ("values", {key: value.to(device, non_blocking=True) for key, value in self.values.items()}),
-            ("masks", {key: mask.to(device, non_blocking=True) for key, mask in self.masks.items()}),
-            ("labels", move(self.labels)),
-            ("weights", move(self.weights)),
-            ("presence", self.presence),
-        ):
-            object.__setattr__(moved, name, value)
-        return moved
+        values: dict[Modality, Tensor] = {
+            key: value.to(device, non_blocking=True) for key, value in self.values.items()
+        }
+        masks: dict[Modality, Tensor] = {key: mask.to(device, non_blocking=True) for key, mask in self.masks.items()}
+        return Batch(values, masks, move(self.labels), move(self.weights), self.presence)
 
     def keep(self, kept: Tensor) -> Batch:
         """The batch with modalities masked out where ``kept`` (bool [shape=(N, 3)]) is False; lengths stay."""
         masks: dict[Modality, Tensor] = {
             name: self.masks[name] & kept[:, i, None].to(self.masks[name].device) for i, name in enumerate(MODALITIES)
         }
-        return Batch(self.values, masks, self.labels, self.weights)
+        return Batch(self.values, masks, self.labels, self.weights, self.presence & kept.to(self.presence.device))
 
 
 def truncate(valid: np.ndarray, max_steps: int, policy: Truncation = "even") -> np.ndarray:
