@@ -202,6 +202,19 @@ def bucketed_batches(
     seed: int | Sequence[int] | None = None,
     indices: Sequence[int] | np.ndarray | None = None,
 ) -> list[list[int]]:
+    """:func:`buckets` of samples."""
+    n_steps = np.array([sum(sample.n_steps(name) for name in MODALITIES) for sample in samples])
+    presence = np.array([sample.presence for sample in samples]).reshape(-1, len(MODALITIES))
+    return buckets(n_steps, presence, batch_size, seed, indices)
+
+
+def buckets(
+    n_steps: np.ndarray,
+    presence: np.ndarray,
+    batch_size: int,
+    seed: int | Sequence[int] | None = None,
+    indices: Sequence[int] | np.ndarray | None = None,
+) -> list[list[int]]:
     """Indices of like samples, batch by batch: same modalities present, similar length.
 
     A batch whose samples all lack a modality costs nothing for it, and like lengths waste little on padding. Each
@@ -210,27 +223,27 @@ def bucketed_batches(
 
     Parameters
     ----------
+    n_steps : (N,), steps of all modalities together; presence : bool (N, 3), which modalities a sample has.
     seed : shuffles samples and batches; the same seed gives the same batches. None keeps a fixed order, longest first.
     indices : which samples, with repetition allowed (a weighted draw); default each once.
     """
     if batch_size < 1:
         raise ValueError(f"Expected batch_size >= 1 but got {batch_size}")
-    order = np.arange(len(samples)) if indices is None else np.asarray(indices, dtype=np.int64)
+    order = np.arange(len(n_steps)) if indices is None else np.asarray(indices, dtype=np.int64)
     generator = None if seed is None else np.random.default_rng(seed)
     if generator is not None:
         order = generator.permutation(order)
-    lengths = {int(i): sum(samples[i].n_steps(name) for name in MODALITIES) for i in np.unique(order)}
-    groups: dict[tuple[bool, bool, bool], list[int]] = {}
-    for i in order:
-        groups.setdefault(samples[int(i)].presence, []).append(int(i))
+    groups: dict[tuple[bool, ...], list[int]] = {}
+    for i in order.tolist():
+        groups.setdefault(tuple(presence[i].tolist()), []).append(i)
 
     batches: list[list[int]] = []
     leftovers: list[int] = []
-    for presence in sorted(groups):
-        group = groups[presence]
+    for key in sorted(groups):
+        group = groups[key]
         window = batch_size * WINDOW_BATCHES if generator is not None else len(group)
         for begin in range(0, len(group), window):
-            chunk = sorted(group[begin : begin + window], key=lambda i: -lengths[i])
+            chunk = sorted(group[begin : begin + window], key=lambda i: -n_steps[i])
             whole = len(chunk) - len(chunk) % batch_size
             batches += [chunk[k : k + batch_size] for k in range(0, whole, batch_size)]
             rest = chunk[whole:]

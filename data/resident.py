@@ -5,7 +5,7 @@ but for the time it takes: one gather per modality instead of a loop over sample
 indices.
 
     resident = Resident(samples, dims=(50, 74, 35)).to("cuda")
-    for indices in bucketed_batches(samples, 64, seed=0):
+    for indices in resident.buckets(64, seed=0):
         for chunk in resident.chunks(indices):           # like lengths together: padding costs next to nothing
             batch = resident.batch(chunk)
 """
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.batches import MAX_STEPS, Batch, Sample, Truncation, truncate
+from data.batches import MAX_STEPS, Batch, Sample, Truncation, buckets, truncate
 from data.spec import MODALITIES, Modality
 
 # A batch is cut in two where that saves more than it costs. In units of the work for one step: a pair of steps in an
@@ -104,6 +104,15 @@ class Resident:
         self.weights = self.weights.to(device)
         self.labels = None if self.labels is None else self.labels.to(device)
         return self
+
+    def buckets(
+        self,
+        batch_size: int,
+        seed: int | Sequence[int] | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
+    ) -> list[list[int]]:
+        """Indices of like samples, batch by batch: :func:`data.batches.buckets`."""
+        return buckets(self.lengths.sum(axis=1), self.presence.numpy(), batch_size, seed, indices)
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> Batch:
         """The samples ``indices``, padded on the right to the longest of each modality, on this device."""

@@ -1,7 +1,8 @@
 """The training loop: Adam, a plateau schedule, clipped gradients, early stopping, best epoch kept.
 
 In: a model, training and validation :class:`data.batches.Sample` lists (already normalised), settings. Out: the best
-epoch's weights and one record per epoch. Works for LAMB and for any model that takes a Batch and gives logits (N, c).
+epoch's weights and one record per epoch. Works for LAMB and for any model that takes a Batch and gives logits (N, c), on one
+process or, under torchrun, on several with the same result (see ``lamb/distributed.py``).
 
     model = LAMB(settings)
     result = fit(model, train, valid, TrainSettings(seed=1), labels.names, on_epoch=print)
@@ -13,22 +14,26 @@ the objective of this run; else the loss is ``criterion(model(batch))``.
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
-from data.batches import MAX_STEPS, Batch, Sample, Truncation, bucketed_batches, collate
+from data.batches import MAX_STEPS, Batch, Sample, Truncation
+from data.resident import Resident
+from lamb.distributed import add_up_gradients, place, total
 from lamb.metrics import evaluate
 from lamb.objective import objective
 from lamb.settings import StrictSettings
+from lamb.training_state import TrainState
 
 LOWER_IS_BETTER = ("loss", "hamming_loss", "calibration_error")
 SELECTABLE = (
@@ -64,6 +69,8 @@ class TrainSettings(StrictSettings):
     select_by : validation metric that picks the best epoch; a rare-label problem may prefer "macro_f1".
     threshold : probability from which a label holds in the validation metrics.
     max_steps, truncation : see :func:`data.batches.collate`.
+    ema_decay : with more than 0, a moving average of the weights over optimiser steps, ``decay = min(ema_decay, (1 + step)
+        / (10 + step))``, is what is validated and kept as the best instead of the weights themselves.
     """
 
     epochs: int = Field(default=50, ge=1)
@@ -83,6 +90,7 @@ class TrainSettings(StrictSettings):
     threshold: float = Field(default=0.5, gt=0, lt=1)
     max_steps: tuple[int, int, int] | None = MAX_STEPS
     truncation: Truncation = "even"
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _known_metric(self) -> Self:
@@ -92,22 +100,8 @@ class TrainSettings(StrictSettings):
 
 
 @dataclass(eq=False)
-class TrainState:
-    """All that training goes on from after an epoch: state dicts (on the training device) and counts."""
-
-    epoch: int
-    model: dict[str, Any]
-    optimizer: dict[str, Any]
-    schedule: dict[str, Any]
-    best_score: float
-    best_epoch: int
-    best_state: dict[str, Tensor]
-    history: list[Event]
-
-
-@dataclass(eq=False)
 class FitResult:
-    """The best epoch's state dict, on the CPU; one event per epoch; and the state after the last."""
+    """The best epoch's state dict; one event per epoch; and the state after the last. Tensors on the CPU."""
 
     best_state: dict[str, Tensor]
     best_epoch: int
@@ -123,6 +117,8 @@ def fit(
     names: Sequence[str],
     *,
     on_epoch: Callable[[Event], None] | None = None,
+    on_step: Callable[[int, int, int], None] | None = None,
+    on_state: Callable[[TrainState], None] | None = None,
     sampler_weights: Sequence[float] | np.ndarray | None = None,
     positive_weights: Sequence[float] | np.ndarray | None = None,
     augment: Augment | None = None,
@@ -135,10 +131,12 @@ def fit(
     names : the c label names, for the events.
     on_epoch : called with each epoch's event: epoch, seconds, samples_per_s, learning_rate, gradient_norm, train_loss,
         best (whether it is the best so far) and ``valid/<metric>`` for each metric.
+    on_step : called with epoch, steps done and steps of the epoch.
+    on_state : called after each epoch with all that a resumed run needs; on the first process only.
     sampler_weights : (len(train),); samples are drawn with replacement in proportion. Default: each once an epoch.
     positive_weights : (c,), see :func:`lamb.objective.objective`.
-    augment : changes each training batch (on the CPU) with the generator given.
-    resume : ``FitResult.state`` of an earlier run with these settings; goes on as if it had never stopped.
+    augment : changes each training batch, on the device where it is, with the generator given.
+    resume : state of an earlier run with these settings; goes on as if it had never stopped.
 
     Raises
     ------
@@ -159,30 +157,53 @@ def fit(
     positive = None if positive_weights is None else torch.as_tensor(positive_weights, dtype=torch.float32).to(device)
     sign = -1.0 if settings.select_by in LOWER_IS_BETTER else 1.0
     first, best_score, best_epoch, best_state, history = 1, -math.inf, 0, {}, []
+    average = averaged(model, settings.ema_decay)
     if resume is not None:
         model.load_state_dict(resume.model)
         optimizer.load_state_dict(resume.optimizer)
         schedule.load_state_dict(resume.schedule)
         first, best_score, best_epoch = resume.epoch + 1, resume.best_score, resume.best_epoch
         best_state, history = resume.best_state, list(resume.history)
+        if average is not None:
+            average.load_state_dict(resume.average)
 
+    def state() -> TrainState:
+        moved = optimizer.state_dict()
+        moments = {i: {k: _on_cpu(v) for k, v in found.items()} for i, found in moved["state"].items()}
+        return TrainState(
+            epoch=len(history),
+            model={name: _on_cpu(value) for name, value in model.state_dict().items()},
+            optimizer={"state": moments, "param_groups": moved["param_groups"]},
+            schedule=dict(schedule.state_dict()),
+            best_score=best_score,
+            best_epoch=best_epoch,
+            best_state=best_state,
+            average={} if average is None else {name: _on_cpu(value) for name, value in average.state_dict().items()},
+            history=list(history),
+        )
+
+    train_set, valid_set = (resident(model, samples, settings) for samples in (train, valid))
+    rank, _ = place()
     # the caller's random state is left alone; each epoch has its own seed, so that a resumed run draws the same
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         for epoch in range(first, settings.epochs + 1):
             if epoch - 1 - best_epoch >= settings.early_stop:
                 break
             started_s = time.perf_counter()
-            torch.manual_seed(settings.seed * 1_000_003 + epoch)
+            torch.manual_seed((settings.seed * 1_000_003 + epoch) * 1_009 + rank)
             rate = optimizer.param_groups[0]["lr"]
-            loss, norm = _one_epoch(model, train, settings, epoch, optimizer, sampler_weights, positive, augment)
+            step = None if on_step is None else partial(on_step, epoch)
+            run = _Epoch(model, optimizer, settings, epoch, positive, augment, average, step)
+            loss, norm = run(train_set, sampler_weights)
             train_s = time.perf_counter() - started_s
-            measured = validate(model, valid, settings, names, positive)
+            judged = model if average is None else average.module
+            measured = validate(judged, valid_set, settings, names, positive)
             score = sign * measured[settings.select_by]
-            schedule.step(score)
             best = score > best_score
             if best:
                 best_score, best_epoch = score, epoch
-                best_state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+                best_state = {name: _on_cpu(value) for name, value in judged.state_dict().items()}
+            schedule.step(score)
             event: Event = {
                 "event": "epoch",
                 "epoch": epoch,
@@ -197,66 +218,93 @@ def fit(
                 **{f"valid/{name}": value for name, value in measured.items()},
             }
             history.append(event)
-            if on_epoch is not None:
+            if on_state is not None and rank == 0:
+                on_state(state())
+            if on_epoch is not None and rank == 0:
                 on_epoch(event)
 
-    state = TrainState(
-        len(history),
-        copy.deepcopy(model.state_dict()),
-        copy.deepcopy(optimizer.state_dict()),
-        copy.deepcopy(schedule.state_dict()),
-        best_score,
-        best_epoch,
-        best_state,
-        list(history),
-    )
-    return FitResult(best_state, best_epoch, history, state)
+    return FitResult(best_state, best_epoch, history, state())
 
 
-def _one_epoch(
-    model: nn.Module,
-    train: Sequence[Sample],
-    settings: TrainSettings,
-    epoch: int,
-    optimizer: torch.optim.Optimizer,
-    sampler_weights: Sequence[float] | np.ndarray | None,
-    positive_weights: Tensor | None,
-    augment: Augment | None,
-) -> tuple[float, float]:
-    """One pass; mean loss per sample in nats, and mean gradient norm before clipping."""
-    device = torch.device(settings.device)
-    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch)
-    indices = None
-    if sampler_weights is not None:
-        shares = np.asarray(sampler_weights, dtype=np.float64)
-        draw = np.random.default_rng([settings.seed, epoch, 1])
-        indices = draw.choice(len(train), size=len(train), p=shares / shares.sum())
-    batches = bucketed_batches(train, settings.batch_size, [settings.seed, epoch], indices)
+def _on_cpu(value: Any) -> Any:
+    return value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
 
-    model.train()
-    losses: list[Tensor] = []
-    norms: list[Tensor] = []
-    sizes: list[int] = []
-    for chosen in batches:
-        batch = _collate(model, [train[i] for i in chosen], settings)
-        if augment is not None:
-            batch = augment(batch, generator)
-        if settings.modality_dropout:
-            batch = drop_modalities(batch, settings.modality_dropout, generator)
-        batch = batch.to(device)
-        loss = _loss(model, batch, settings, positive_weights)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norms.append(nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip).detach())
-        optimizer.step()
-        losses.append(loss.detach())  # read once an epoch: each reading waits for the device
-        sizes.append(len(chosen))
-    mean = float(np.average(torch.stack(losses).cpu().numpy(), weights=sizes))
-    if not math.isfinite(mean):
-        raise ValueError(
-            f"Expected a finite loss but it is {mean} in epoch {epoch} (lower learning_rate, check features)"
-        )
-    return mean, float(torch.stack(norms).mean())
+
+def averaged(model: nn.Module, decay: float) -> AveragedModel | None:
+    """The moving average of a model's weights, or None without a decay; the first steps count for more."""
+
+    def update(average: Any, current: Any, n_averaged: Tensor | int) -> None:
+        n = float(n_averaged)
+        for mean, value in zip(average, current, strict=True):
+            mean.lerp_(value, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return AveragedModel(model, multi_avg_fn=update) if decay else None
+
+
+@dataclass
+class _Epoch:
+    """One pass over the training set."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    settings: TrainSettings
+    epoch: int
+    positive_weights: Tensor | None
+    augment: Augment | None
+    average: AveragedModel | None
+    on_step: Callable[[int, int], None] | None
+
+    def __call__(self, train: Resident, sampler_weights: Sequence[float] | np.ndarray | None) -> tuple[float, float]:
+        """Mean loss per sample in nats, and mean gradient norm before clipping."""
+        settings, (rank, world) = self.settings, place()
+        indices = None
+        if sampler_weights is not None:
+            shares = np.asarray(sampler_weights, dtype=np.float64)
+            draw = np.random.default_rng([settings.seed, self.epoch, 1])
+            indices = draw.choice(len(train), size=len(train), p=shares / shares.sum())
+        batches = train.buckets(settings.batch_size, [settings.seed, self.epoch], indices)
+        generator = torch.Generator(train.device).manual_seed((settings.seed * 1_000_003 + self.epoch) * 1_009 + rank)
+
+        self.model.train()
+        losses: list[Tensor] = []
+        norms: list[Tensor] = []
+        for number, chosen in enumerate(batches):
+            self.optimizer.zero_grad(set_to_none=True)
+            losses.append(self._backward(train, chosen[rank::world], len(chosen), generator))
+            add_up_gradients(self.model.parameters())
+            norms.append(nn.utils.clip_grad_norm_(self.model.parameters(), settings.gradient_clip).detach())
+            self.optimizer.step()
+            if self.average is not None:
+                self.average.update_parameters(self.model)
+            if self.on_step is not None:
+                self.on_step(number + 1, len(batches))
+        # read once an epoch: each reading waits for the device
+        loss = total(torch.stack(losses)).cpu().numpy()
+        mean = float(np.average(loss, weights=[len(chosen) for chosen in batches]))
+        if not math.isfinite(mean):
+            raise ValueError(
+                f"Expected a finite loss but it is {mean} in epoch {self.epoch} (lower learning_rate, check features)"
+            )
+        return mean, float(torch.stack(norms).mean())
+
+    def _backward(self, train: Resident, share: Sequence[int], n_all: int, generator: torch.Generator) -> Tensor:
+        """Add this share's gradients; its part of the batch's mean loss."""
+        settings = self.settings
+        loss = torch.zeros((), device=settings.device)
+        own = getattr(self.model, "training_loss", None)
+        for chunk in train.chunks(share) if own is None else [share]:
+            if not len(chunk):
+                continue
+            batch = train.batch(chunk)
+            if self.augment is not None:
+                batch = self.augment(batch, generator)
+            if settings.modality_dropout:
+                batch = drop_modalities(batch, settings.modality_dropout, generator)
+            batch = batch.to(settings.device)
+            part = _loss(self.model, batch, settings, self.positive_weights) * (len(chunk) / n_all)
+            part.backward()
+            loss += part.detach()
+        return loss
 
 
 def _loss(model: nn.Module, batch: Batch, settings: TrainSettings, positive_weights: Tensor | None) -> Tensor:
@@ -271,50 +319,55 @@ def _loss(model: nn.Module, batch: Batch, settings: TrainSettings, positive_weig
 
 def validate(
     model: nn.Module,
-    samples: Sequence[Sample],
+    samples: Sequence[Sample] | Resident,
     settings: TrainSettings,
     names: Sequence[str],
     positive_weights: Tensor | None = None,
 ) -> dict[str, float]:
     """All metrics of :func:`lamb.metrics.evaluate`, and "loss": the objective without smoothing, in nats."""
-    logits = predict_logits(model, samples, settings)
-    truth = np.stack([sample.labels for sample in samples if sample.labels is not None])
-    loss = objective(
-        torch.from_numpy(logits),
-        torch.from_numpy(truth.astype(np.float32)),
-        smoothing=0.0,
-        positive_weights=None if positive_weights is None else positive_weights.cpu(),
-    )
+    held = samples if isinstance(samples, Resident) else resident(model, samples, settings)
+    if held.labels is None:
+        raise ValueError("Expected labels to measure against but the samples have none")
+    logits = predict_logits(model, held, settings)
+    truth = held.labels.cpu()
+    positive = None if positive_weights is None else positive_weights.cpu()
+    loss = objective(torch.from_numpy(logits), truth, smoothing=0.0, positive_weights=positive)
     probabilities = torch.from_numpy(logits).sigmoid().numpy()
-    return {**evaluate(probabilities, truth, names, settings.threshold), "loss": float(loss)}
+    return {**evaluate(probabilities, truth.numpy(), names, settings.threshold), "loss": float(loss)}
 
 
-def predict_logits(model: nn.Module, samples: Sequence[Sample], settings: TrainSettings) -> np.ndarray:
+def predict_logits(model: nn.Module, samples: Sequence[Sample] | Resident, settings: TrainSettings) -> np.ndarray:
     """Logits float32 [shape=(N, c)] in the order of ``samples``, model in eval mode, on the settings' device."""
     model.to(settings.device).eval()
-    found: list[tuple[list[int], Tensor]] = []
+    held = samples if isinstance(samples, Resident) else resident(model, samples, settings)
+    found: list[tuple[np.ndarray, Tensor]] = []
     with torch.inference_mode(), _precision(settings):
-        for chosen in bucketed_batches(samples, settings.batch_size):
-            batch = _collate(model, [samples[i] for i in chosen], settings)
-            found.append((chosen, model(batch.to(settings.device)).detach().float()))
+        for chosen in held.buckets(settings.batch_size):
+            for chunk in held.chunks(chosen):
+                found.append((chunk, model(held.batch(chunk).to(settings.device)).detach().float()))
     logits = torch.cat([rows for _, rows in found]).cpu().numpy()
     ordered = np.empty_like(logits)
-    ordered[[i for chosen, _ in found for i in chosen]] = logits
+    ordered[np.concatenate([chosen for chosen, _ in found])] = logits
     return ordered
 
 
 def drop_modalities(batch: Batch, probability: float, generator: torch.Generator) -> Batch:
     """Hide each modality of each sample with ``probability``; a sample that would lose all it has keeps all."""
-    kept = torch.rand(len(batch), 3, generator=generator) >= probability
+    kept = torch.rand(len(batch), 3, generator=generator, device=generator.device).cpu() >= probability
     emptied = ~(kept & batch.presence).any(dim=1, keepdim=True)
     return batch.keep(kept | emptied)
 
 
-def _collate(model: nn.Module, samples: list[Sample], settings: TrainSettings) -> Batch:
+def resident(model: nn.Module, samples: Sequence[Sample], settings: TrainSettings) -> Resident:
+    """The samples as tensors: on the settings' device where they fit into half of its free memory, else on the CPU."""
     model_settings = getattr(model, "settings", None)
     fixed = not getattr(model_settings, "padding_masks", True)  # such scores depend on the padded length: fix it
     text, audio, visual = (samples[0].values[name].shape[1] for name in ("text", "audio", "visual"))
-    return collate(samples, (text, audio, visual), settings.max_steps, settings.truncation, fixed)
+    held = Resident(samples, (text, audio, visual), settings.max_steps, settings.truncation, fixed)
+    device = torch.device(settings.device)
+    if device.type == "cuda" and held.n_bytes() < torch.cuda.mem_get_info(device)[0] / 2:
+        held.to(device)
+    return held
 
 
 def _precision(settings: TrainSettings) -> torch.autocast:
