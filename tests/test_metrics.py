@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 from sklearn import metrics as sklearn_metrics
 
 from lamb import metrics
 
-MOSEI = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "mosei" / "test_label_sets.txt"
 SEEDS = range(5)
+SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 5))
 sk: Any = sklearn_metrics  # its annotations name fewer types than it takes
 
 
@@ -51,6 +56,57 @@ def test_average_precision_is_scikit_learn_s(seed: int) -> None:
     )
 
 
+@st.composite
+def problems(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """Truth (N, c), often with empty rows and columns, and float32 probabilities with ties, 0 and 1."""
+    shape = draw(SHAPES)
+    truth = draw(arrays.arrays(np.int64, shape, elements=st.integers(0, 1), fill=st.just(0)))
+    few = st.sampled_from([0.0, 0.25, 0.5, 1.0])
+    scores = draw(arrays.arrays(np.float32, shape, elements=few | st.floats(0, 1, width=32), fill=st.nothing()))
+    return truth, scores
+
+
+@given(problems())
+@settings(max_examples=100, deadline=None)
+def test_any_small_problem_scores_like_scikit_learn(problem: tuple[np.ndarray, np.ndarray]) -> None:
+    truth, probabilities = problem
+    predicted = (probabilities >= 0.5).astype(int)
+    two = [np.pad(array, [(0, 0), (0, 1)]) for array in (truth, predicted)]  # one column would count as single-label
+    assert metrics.accuracy(truth, predicted) == pytest.approx(
+        sk.jaccard_score(*two, average="samples", zero_division=0)
+    )
+    assert metrics.micro_scores(truth, predicted) == pytest.approx(
+        sk.precision_recall_fscore_support(*two, average="micro", zero_division=0)[:3]
+    )
+    assert metrics.f1_per_label(truth, predicted) == pytest.approx(
+        sk.f1_score(*two, average=None, zero_division=0)[:-1]
+    )
+    assert metrics.hamming_loss(truth, predicted) == pytest.approx((truth != predicted).mean(), abs=1e-6)
+    assert metrics.subset_accuracy(truth, predicted) == pytest.approx(sk.accuracy_score(*two))
+    expected = [
+        sk.average_precision_score(real, scores) if real.any() else np.nan
+        for real, scores in zip(truth.T, probabilities.T, strict=True)
+    ]
+    assert metrics.average_precision(truth, probabilities) == pytest.approx(expected, nan_ok=True)
+
+
+@given(problems())
+@settings(max_examples=30, deadline=None)
+def test_no_threshold_beats_the_tuned_ones(problem: tuple[np.ndarray, np.ndarray]) -> None:
+    truth, probabilities = problem
+    thresholds = metrics.tune_thresholds(probabilities, truth)
+    tuned = metrics.f1_per_label(truth, probabilities >= thresholds)
+    for label, scores in enumerate(probabilities.T):
+        tried = [sk.f1_score(truth[:, label], scores >= cut, zero_division=0) for cut in np.unique(scores)]
+        assert tuned[label] == pytest.approx(max(tried))
+
+
+def test_equal_scores_are_cut_together() -> None:
+    truth, probabilities = np.array([[1], [0], [0], [1]]), np.full((4, 1), 0.3)
+    for order in ([0, 1, 2, 3], [1, 2, 0, 3]):  # of four equal scores none comes first
+        assert metrics.average_precision(truth[order], probabilities) == pytest.approx([0.5])
+
+
 def test_average_precision_without_positives_is_left_out() -> None:
     truth, probabilities = random_problem(0)
     truth[:, 2] = 0
@@ -73,15 +129,18 @@ def test_unweighted_average_recall_is_scikit_learn_s(seed: int) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_calibration_error_bin_by_bin(seed: int) -> None:
     truth, probabilities = random_problem(seed)
-    probabilities[0, 0], probabilities[1, 0] = 1.0, 0.0
+    probabilities[0, 0], probabilities[1, 0], probabilities[2, 0] = 1.0, 0.0, 0.25  # on edges
     total = 0.0
-    for i in range(10):
-        upper = 1.1 if i == 9 else (i + 1) / 10
-        inside = (np.floor(probabilities * 10) == i) | ((i == 9) & (probabilities == 1.0))
-        assert (probabilities[inside] < upper).all()
+    for i in range(8):  # eighths are exact
+        inside = (probabilities >= i / 8) & ((probabilities < (i + 1) / 8) | (i == 7))
         if inside.any():
             total += inside.mean() * abs(probabilities[inside].mean() - truth[inside].mean())
-    assert metrics.expected_calibration_error(truth, probabilities, 10) == pytest.approx(total)
+    assert metrics.expected_calibration_error(truth, probabilities, 8) == pytest.approx(total)
+
+
+def test_certainty_shares_the_last_bin() -> None:
+    probabilities, truth = np.array([[1.0], [0.96]]), np.array([[0], [1]])
+    assert metrics.expected_calibration_error(truth, probabilities) == pytest.approx(0.48)  # |.98 − .5|; apart .52
 
 
 def test_perfect_calibration_has_no_error() -> None:
@@ -117,6 +176,12 @@ def test_tuning_survives_neighbouring_float32_scores() -> None:
     assert (probabilities >= thresholds).astype(int).tolist() == [[0], [1]]
 
 
+def test_tuning_sees_no_difference_that_float32_cannot_hold() -> None:
+    probabilities, truth = np.array([[0.3], [0.3 + 1e-12]]), np.array([[0], [1]])
+    thresholds = metrics.tune_thresholds(probabilities, truth)
+    assert (probabilities >= thresholds).all()  # one tie: F1 2/3 for both, 0 for neither
+
+
 def test_evaluate_uses_thresholds_per_label() -> None:
     truth, probabilities = random_problem(0)
     thresholds = np.array([0.2, 0.9, 0.5, 0.4, 0.6])
@@ -125,6 +190,76 @@ def test_evaluate_uses_thresholds_per_label() -> None:
     assert result["macro_f1"] == pytest.approx(sk.f1_score(truth, predicted, average="macro", zero_division=0))
     assert result["f1/d"] == pytest.approx(sk.f1_score(truth[:, 3], predicted[:, 3]))
     assert result["micro_precision"] == pytest.approx(sk.precision_score(truth, predicted, average="micro"))
+
+
+def written_out_confusion(truth: np.ndarray, predicted: np.ndarray) -> list[list[int]]:
+    """The matrix of Heydarian et al. (2022) as their three categories of samples say it."""
+    none = truth.shape[1]
+    matrix = [[0] * (none + 1) for _ in range(none + 1)]
+    for true_row, predicted_row in zip(truth, predicted, strict=True):
+        real, said = set(np.flatnonzero(true_row)), set(np.flatnonzero(predicted_row))
+        for label in real & said:
+            matrix[label][label] += 1
+        if not real and not said:
+            matrix[none][none] += 1
+        elif said <= real:  # category 1: nothing wrong was said
+            for label in real - said:
+                matrix[label][none] += 1
+        elif real <= said:  # category 2: nothing was missed
+            for label in real or {none}:
+                for other in said - real:
+                    matrix[label][other] += 1
+        else:  # category 3: some missed, some wrong
+            for label in real - said:
+                for other in said - real:
+                    matrix[label][other] += 1
+    return matrix
+
+
+@given(problems())
+@settings(max_examples=100, deadline=None)
+def test_confusion_is_the_written_out_one(problem: tuple[np.ndarray, np.ndarray]) -> None:
+    truth, predicted = problem[0], (problem[1] >= 0.5).astype(int)
+    found = metrics.cooccurrence_confusion(truth, predicted)
+    assert found.dtype == np.int64
+    assert found.tolist() == written_out_confusion(truth, predicted)
+
+
+def test_confusion_by_hand() -> None:
+    happy, sad, anger = [1, 0, 0], [0, 1, 0], [0, 0, 1]
+    happy_and_sad, nothing = [1, 1, 0], [0, 0, 0]
+    truth = np.array([happy, happy, happy_and_sad, happy_and_sad, nothing, nothing])
+    predicted = np.array([happy, happy_and_sad, happy, anger, sad, nothing])
+    assert metrics.cooccurrence_confusion(truth, predicted).tolist() == [
+        [3, 1, 1, 0],  # happy: given 3 times; sad beside it; anger in its place
+        [0, 0, 1, 1],  # sad: anger in its place; nothing in its place
+        [0, 0, 0, 0],
+        [0, 1, 0, 1],  # nothing: sad; nothing
+    ]
+
+
+def test_confusion_of_single_labels_is_the_usual_one() -> None:
+    rng = np.random.default_rng(0)
+    real, said = rng.integers(0, 4, 50), rng.integers(0, 4, 50)
+    found = metrics.cooccurrence_confusion(np.eye(4)[real], np.eye(4)[said])
+    assert found[:4, :4].tolist() == sk.confusion_matrix(real, said).tolist()
+    assert not found[4].any()
+    assert not found[:, 4].any()
+
+
+def test_cooccurrence_counts_pairs() -> None:
+    truth = random_problem(0)[0]
+    expected = [[sum(row[i] and row[j] for row in truth) for j in range(5)] for i in range(5)]
+    assert metrics.cooccurrence(truth).tolist() == expected
+
+
+def test_what_predicting_imports_needs_no_torchmetrics() -> None:
+    script = (
+        "import sys, lamb.metrics; assert 'torch' not in sys.modules, 'torch'\n"
+        "import lamb.calibration, pipeline.cli, pipeline.predict; assert 'torchmetrics' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -153,11 +288,9 @@ NAMES = ("happiness", "sadness", "anger", "surprise", "disgust", "fear")  # the 
 
 
 @pytest.fixture(scope="module")
-def mosei() -> np.ndarray:
-    if not MOSEI.exists():
-        pytest.skip("../shared/data/mosei/test_label_sets.txt is not there")
+def mosei(shared_data: Path) -> np.ndarray:
     exchanged = {"surprise": "fear", "fear": "surprise"}  # the file's author exchanged these two names
-    lines = MOSEI.read_text().split("\n")[:-1]
+    lines = (shared_data / "mosei" / "test_label_sets.txt").read_text().split("\n")[:-1]
     sets = [{exchanged.get(name, name) for name in line.split()} for line in lines]
     return np.array([[name in labels for name in NAMES] for labels in sets], dtype=int)
 
@@ -180,4 +313,17 @@ def test_trivial_predictors_on_mosei(mosei: np.ndarray) -> None:
     nothing = np.zeros_like(mosei)
     assert metrics.accuracy(mosei, nothing) == 0
     assert metrics.hamming_loss(mosei, nothing) == pytest.approx(0.2266, abs=5e-5)
+    assert metrics.micro_scores(mosei, nothing) == (0, 0, 0)
     assert metrics.accuracy(mosei, mosei) == pytest.approx(0.8493, abs=5e-5)
+    assert metrics.subset_accuracy(mosei, mosei) == 1
+
+
+@pytest.mark.shared
+def test_confusion_on_mosei(mosei: np.ndarray) -> None:
+    happy = np.zeros_like(mosei)
+    happy[:, 0] = 1
+    matrix = metrics.cooccurrence_confusion(mosei, happy)
+    assert matrix.tolist() == written_out_confusion(mosei, happy)
+    assert matrix[0, 0] == 2502
+    assert matrix[6].tolist() == [702, 0, 0, 0, 0, 0, 0]
+    assert metrics.cooccurrence(mosei).diagonal().tolist() == [2502, 1129, 1071, 441, 805, 385]
