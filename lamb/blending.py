@@ -9,6 +9,9 @@ step that made it. Shapes: N samples, L_a steps of modality a, d width, h heads,
 Masks: a step counts if it is valid; a token of Z_{a→b} counts if its own step is valid and b has a valid step in that
 sample. An attention without any key gives exactly 0, so an absent modality is nothing but a mask; one that is absent
 from the whole batch is not computed at all.
+
+Padding costs nothing on the CPU: after the convolution only the R steps to attend to go on, packed into rows (R, d), and
+the compiled attention of :mod:`lamb.kernel` runs on those. Elsewhere (GPU, float64) sequences stay padded.
 """
 
 from __future__ import annotations
@@ -16,12 +19,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from data.batches import Batch
 from data.spec import MODALITIES, Modality
+from lamb.kernel import Dropout, Rows, packed_attention
 from lamb.settings import MODALITY_OF, ModelSettings
 
 FUSED_WIDTH_MULTIPLE = 8  # of head widths in CUDA's fused attention; the paper's 6 would fall to the slow kernel
@@ -77,6 +82,16 @@ class MultiHeadAttention(nn.Module):
             result = result.masked_fill(~has_key, 0.0)
         return result, weights
 
+    def packed(self, queries: Tensor, context: Tensor, own: Rows, other: Rows) -> Tensor:
+        """The same for packed rows: ``queries`` (Rq, d) of samples ``own`` attend to ``context`` (Rk, d) of ``other``."""
+        q, k, v = self.query(queries), self.key(context), self.value(context)
+        dropout = self.dropout if self.training else 0.0
+        result = self.output(packed_attention(q, k, v, own, other, self.heads, dropout))
+        if (other.counts == 0).any():
+            has_key = torch.from_numpy(np.repeat(other.counts > 0, own.counts))  # (Rq,)
+            result = result.masked_fill(~has_key.unsqueeze(-1), 0.0)
+        return result
+
     def _split(self, x: Tensor) -> Tensor:
         n, length, width = x.shape
         return x.view(n, length, self.heads, width // self.heads).transpose(1, 2)  # (N, L, d) → (N, h, L, d/h)
@@ -112,7 +127,7 @@ def fused_attention(
 
 def perceptron(width: int, hidden: int, dropout: float) -> nn.Sequential:
     """The two-layer MLP of eq. 3, 4 and 6."""
-    return nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, width))
+    return nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), Dropout(dropout), nn.Linear(hidden, width))
 
 
 class EncoderLayer(nn.Module):
@@ -124,11 +139,14 @@ class EncoderLayer(nn.Module):
         self.attention_norm = nn.LayerNorm(settings.width)
         self.mlp = perceptron(settings.width, settings.ff_hidden, settings.dropout)
         self.mlp_norm = nn.LayerNorm(settings.width)
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
 
-    def forward(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
-        """``x`` (N, La, d) attends to ``context`` (N, Lb, d) where ``mask`` (N, 1, Lb)."""
-        attended, _ = self.attention(x, context, mask)
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | tuple[Rows, Rows]) -> Tensor:
+        """``x`` (N, La, d) attends to ``context`` (N, Lb, d) where ``mask`` (N, 1, Lb); or rows (R, d) of samples."""
+        if isinstance(mask, tuple):
+            attended = self.attention.packed(x, context, *mask)
+        else:
+            attended, _ = self.attention(x, context, mask)
         x = self.attention_norm(self.dropout(attended) + x)
         return self.mlp_norm(self.dropout(self.mlp(x)) + x)
 
@@ -142,12 +160,18 @@ class Encoder(nn.Module):
         self.other: Modality = MODALITY_OF[name[-1]]
         self.layers = nn.ModuleList(EncoderLayer(settings) for _ in range(settings.layers))
 
-    def forward(self, sequences: dict[Modality, Tensor], masks: dict[Modality, Tensor]) -> tuple[Tensor, Tensor]:
-        """Convolved sequences (N, L, d) and their masks (N, L) to tokens (N, L_own, d) and their mask (N, L_own)."""
+    def forward(
+        self, sequences: dict[Modality, Tensor], masks: dict[Modality, Tensor], rows: dict[Modality, Rows] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Convolved sequences (N, L, d) and their masks (N, L) to tokens (N, L_own, d) and their mask (N, L_own).
+
+        With ``rows`` the sequences are packed (R, d), and so are the tokens; masks are the same.
+        """
         x, context, mask = sequences[self.own], sequences[self.other], masks[self.other]
+        allowed = mask[:, None] if rows is None else (rows[self.own], rows[self.other])
         for layer in self.layers:
             # eq. 3; eq. 4, where keys and values stay the convolved input however deep
-            x = layer(x, x if self.own == self.other else context, mask[:, None])
+            x = layer(x, x if self.own == self.other else context, allowed)
         return x, masks[self.own] & mask.any(dim=1, keepdim=True)
 
 
@@ -156,13 +180,31 @@ class Tokens:
     """Blended tokens (eq. 5).
 
     ``values`` (N, M, d); ``mask`` bool (N, M); ``encoder`` (M,) index into the settings' encoders and ``step`` (M,)
-    step of the encoder's own modality after pooling, both int64 on the CPU.
+    step of the encoder's own modality after pooling, both int64 on the CPU. Packed tokens have values (R, d), and
+    ``places`` int64 (R,): row r is token places[r] of the N·M.
     """
 
     values: Tensor
     mask: Tensor
     encoder: Tensor
     step: Tensor
+    places: Tensor | None = None
+
+    def padded(self) -> Tensor:
+        """Values (N, M, d), 0 where a packed token does not exist."""
+        if self.places is None:
+            return self.values
+        width = self.values.shape[1]
+        empty = self.values.new_zeros(self.mask.numel(), width)
+        return empty.index_copy(0, self.places, self.values).view(*self.mask.shape, width)  # (N·M, d) → (N, M, d)
+
+    def rows(self) -> Rows | None:
+        """Which packed rows are usable tokens of which sample; None where tokens are not packed."""
+        if self.places is None:
+            return None
+        usable = np.flatnonzero(self.mask.view(-1)[self.places].numpy())
+        sample = (self.places.numpy() // self.mask.shape[1])[usable]
+        return Rows.from_counts(self.mask.sum(dim=1), usable[np.argsort(sample, kind="stable")])
 
 
 class Blending(nn.Module):
@@ -182,44 +224,86 @@ class Blending(nn.Module):
     def forward(self, batch: Batch) -> Tokens:
         """All blended tokens of a batch; none (M = 0) where it has nothing that the encoders read."""
         present = {name for name, found in zip(MODALITIES, batch.presence.any(dim=0).tolist(), strict=True) if found}
+        packing = batch.device.type == "cpu" and next(self.parameters()).dtype != torch.float64
         sequences: dict[Modality, Tensor] = {}
         masks: dict[Modality, Tensor] = {}
+        rows: dict[Modality, Rows] = {}
         for name in self.settings.modalities:
             if name in present:
-                sequences[name], masks[name] = self.convolve(name, batch.values[name], batch.masks[name])
+                sequences[name], masks[name] = self.convolve(name, batch.values[name], batch.masks[name], packing)
+                if packing:
+                    rows[name] = Rows.from_counts(masks[name].sum(dim=1))
 
-        values, mask, encoder_index, steps = [], [], [], []
+        values, mask, encoder_index, steps, own = [], [], [], [], []
         for i, (name, encoder) in enumerate(self.encoders.items()):
             if not {MODALITY_OF[letter] for letter in name} <= present:
                 continue
-            tokens, usable = encoder(sequences, masks)
+            tokens, usable = encoder(sequences, masks, rows if packing else None)
             values.append(tokens)
             mask.append(usable)
-            encoder_index.append(torch.full((tokens.shape[1],), i))
-            steps.append(torch.arange(tokens.shape[1]))
+            encoder_index.append(torch.full((usable.shape[1],), i))
+            steps.append(torch.arange(usable.shape[1]))
+            own.append(masks[MODALITY_OF[name[0]]])
         if not values:
             nothing = torch.zeros(len(batch), 0, self.settings.width, device=batch.device)
             none = torch.zeros(0, dtype=torch.int64)
             return Tokens(nothing, nothing.new_zeros(len(batch), 0, dtype=torch.bool), none, none)
+        joined = torch.cat(mask, dim=1)
         return Tokens(  # eq. 5
-            torch.cat(values, dim=1), torch.cat(mask, dim=1), torch.cat(encoder_index), torch.cat(steps)
+            torch.cat(values, dim=0 if packing else 1),
+            joined,
+            torch.cat(encoder_index),
+            torch.cat(steps),
+            places_of(own) if packing else None,
         )
 
-    def convolve(self, name: Modality, values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Eq. 1: (N, L, d_a) and its mask (N, L) to (N, L/pooling, d) and the mask of steps to attend to."""
-        values = values.masked_fill(~valid.unsqueeze(-1), 0.0)
-        values, valid = pool(values, valid, self.settings.pooling[MODALITIES.index(name)])
+    def convolve(self, name: Modality, values: Tensor, valid: Tensor, packing: bool = False) -> tuple[Tensor, Tensor]:
+        """Eq. 1: (N, L, d_a) and its mask (N, L) to (N, L/pooling, d) and the mask of steps to attend to.
+
+        With ``packing`` those steps alone, (R, d).
+        """
+        n_pooled = self.settings.pooling[MODALITIES.index(name)]
         convolution = self.convolutions[name]
         assert isinstance(convolution, nn.Conv1d)
-        if convolution.kernel_size == (1,):  # the same numbers without two transpositions
-            x = functional.linear(values, convolution.weight.squeeze(-1), convolution.bias)
-        else:
-            x = convolution(values.transpose(1, 2)).transpose(1, 2)  # (N, L, d_a) → (N, d_a, L) → (N, L, d)
+        pointwise = convolution.kernel_size == (1,)
+        if packing and pointwise and n_pooled == 1 and self._each_alone:
+            return self._pointwise(packed(values, valid), convolution), valid
+        values = values.masked_fill(~valid.unsqueeze(-1), 0.0)
+        values, valid = pool(values, valid, n_pooled)
+        # (N, L, d_a) → (N, L, d); a longer kernel by way of (N, d_a, L)
+        x = self._pointwise(values, convolution) if pointwise else convolution(values.mT).mT
         if self.settings.positions == "sinusoidal":
             x = x + sinusoids(x.shape[1], x.shape[2], x) * valid.unsqueeze(-1)
         if not self.settings.padding_masks:  # padding is attended; absence stays a mask
             valid = valid.any(dim=1, keepdim=True).expand_as(valid)
-        return x, valid
+        return (packed(x, valid) if packing else x), valid
+
+    @property
+    def _each_alone(self) -> bool:
+        """Whether a step's convolved row depends on nothing but that step, so that others need not be computed."""
+        return self.settings.positions == "none" and self.settings.padding_masks
+
+    @staticmethod
+    def _pointwise(x: Tensor, convolution: nn.Conv1d) -> Tensor:
+        return functional.linear(x, convolution.weight.squeeze(-1), convolution.bias)  # no transpositions
+
+
+def packed(x: Tensor, mask: Tensor) -> Tensor:
+    """``x`` (N, L, d) where ``mask`` (N, L): (R, d), without a copy where nothing is masked."""
+    if mask.all():
+        return x.reshape(-1, x.shape[-1])
+    return x.reshape(-1, x.shape[-1]).index_select(0, mask.reshape(-1).nonzero().squeeze(1))
+
+
+def places_of(masks: list[Tensor]) -> Tensor:
+    """Where packed rows of several (N, L_e) lie in their concatenation (N, M): index into N·M, rows of e = 0 first."""
+    length = sum(mask.shape[1] for mask in masks)
+    found, begin = [], 0
+    for mask in masks:
+        sample, step = mask.nonzero(as_tuple=True)
+        found.append(sample * length + begin + step)
+        begin += mask.shape[1]
+    return torch.cat(found)
 
 
 def pool(values: Tensor, valid: Tensor, n_steps: int) -> tuple[Tensor, Tensor]:

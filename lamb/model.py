@@ -104,7 +104,9 @@ class LAMB(nn.Module):
         tokens = self.blending(batch)  # eq. 1–5
         if self.aggregation is None:
             return self.classifier(first_tokens(tokens, len(self.settings.encoders))).float()
-        labels, to_label, to_token = self.aggregation(tokens.values, tokens.mask, return_attention)  # eq. 6
+        rows = None if return_attention else tokens.rows()
+        values = tokens.padded() if rows is None else tokens.values
+        labels, to_label, to_token = self.aggregation(values, tokens.mask, return_attention, rows)  # eq. 6
         logits = self.classifier(labels).float()  # eq. 7
         if not return_attention:
             return logits

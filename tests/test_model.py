@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from data.batches import Batch, Sample, collate
 from data.errors import InputError
 from data.spec import MODALITIES, Modality
 from lamb.blending import fused_attention
+from lamb.kernel import Dropout, Rows, packed_attention
 from lamb.model import LAMB
 from lamb.objective import objective
 from lamb.settings import ENCODERS, MODALITY_OF, TABLE2, ModelSettings, ablation
@@ -363,6 +366,127 @@ def test_order_of_steps_matters_only_with_positions(modality: Modality) -> None:
         with torch.no_grad():
             before, after = model(collate([sample], DIMS)), model(collate([shuffled], DIMS))
         assert torch.allclose(before, after, rtol=0, atol=1e-5) == same
+
+
+# ---- packed rows (CPU) against padded sequences (float64) -----------------------------------------------------------
+
+
+@each(TABLE + OPTIONS + UNMASKED)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_packing_changes_no_logit_and_no_gradient(case: Case, seed: int) -> None:
+    """float32 packs what is to be attended, float64 keeps it padded and masked: holes and absent modalities alike."""
+    model = make_model(case.settings(), seed)
+    batch = collate(make_samples(seed), DIMS)
+    exact = copy.deepcopy(model).double()
+    double = Batch({name: values.double() for name, values in batch.values.items()}, batch.masks)
+    upstream = torch.randn(len(batch), N_LABELS, generator=torch.Generator().manual_seed(seed))
+    assert model.blending(batch).places is not None
+    assert exact.blending(double).places is None
+
+    logits, expected = model(batch), exact(double)
+    torch.testing.assert_close(logits.double(), expected.double(), rtol=0, atol=1e-5)
+    (logits * upstream).sum().backward()
+    (expected * upstream).sum().backward()
+    for (name, one), two in zip(model.named_parameters(), exact.parameters(), strict=True):
+        if one.grad is None or two.grad is None:
+            assert one.grad is two.grad, name
+        else:
+            torch.testing.assert_close(one.grad.double(), two.grad, rtol=1e-4, atol=2e-5, msg=lambda m, n=name: n + m)
+
+
+def random_rows(heads: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Rows, Rows]:
+    """Queries, keys and values of four samples, one without keys, one without queries; keys in mixed order."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(20)[:17]
+    queries, keys = Rows(np.array([0, 3, 4, 4, 11])), Rows(np.array([0, 9, 9, 14, 17]), order)
+    generator = torch.Generator().manual_seed(seed)
+    q, k, v = (torch.randn(n, heads * width, generator=generator, requires_grad=True) for n in (11, 20, 20))
+    return q, k, v, queries, keys
+
+
+@pytest.mark.parametrize(("heads", "width"), [(5, 6), (1, 1), (2, 7), (3, 16)])
+def test_packed_attention_is_attention_sample_by_sample(heads: int, width: int) -> None:
+    q, k, v, queries, keys = random_rows(heads, width)
+    result = packed_attention(q, k, v, queries, keys, heads)
+    upstream = torch.randn(result.shape)
+    found = torch.autograd.grad(result, (q, k, v), upstream)
+
+    def split(x: Tensor) -> Tensor:
+        return x.double().unflatten(1, (heads, width)).transpose(0, 1)  # (L, d) → (h, L, d/h)
+
+    parts = []
+    for n in range(4):
+        rows = torch.from_numpy(keys.places[keys.ends[n] : keys.ends[n + 1]])
+        own = q[queries.ends[n] : queries.ends[n + 1]]
+        weights = (split(own) @ split(k[rows]).mT / math.sqrt(width)).softmax(-1)
+        parts.append((weights @ split(v[rows])).transpose(0, 1).flatten(1))
+    expected = torch.cat(parts)
+    torch.testing.assert_close(result.double(), expected, rtol=0, atol=1e-6)
+    assert (result[3] == 0).all()
+    for one, two in zip(found, torch.autograd.grad(expected, (q, k, v), upstream.double()), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
+
+
+def test_large_scores_neither_overflow_nor_vanish() -> None:
+    q, k, v, queries, keys = random_rows(2, 4)
+    result = packed_attention(q * 300, k * 300, v, queries, keys, 2)
+    assert torch.isfinite(result).all()
+    assert all(torch.isfinite(grad).all() for grad in torch.autograd.grad(result.sum(), (q, k, v)))
+    rows = torch.from_numpy(keys.places[:9])
+    nearest = (q[:3, :4] @ k[rows, :4].T).argmax(dim=1)  # such scores leave one key per query
+    torch.testing.assert_close(result[:3, :4], v[rows][nearest][:, :4])
+
+
+def test_dropout_of_weights_is_what_its_gradient_is_of() -> None:
+    """With the identity for values the result shows the dropped weights; their gradient is torch's own, so masked."""
+    n_keys, share = 64, 0.3
+    q, k = (torch.randn(200, n_keys, requires_grad=True), torch.randn(n_keys, n_keys, requires_grad=True))
+    identity = torch.eye(n_keys, requires_grad=True)
+    rows = Rows(np.array([0, 200])), Rows(np.array([0, n_keys]))
+    torch.manual_seed(3)
+    dropped = packed_attention(q, k, identity, *rows, heads=1, dropout=share)
+    weights = (q @ k.T / math.sqrt(n_keys)).softmax(-1)
+    kept = dropped != 0
+    assert kept.float().mean().item() == pytest.approx(1 - share, abs=0.02)  # 12,800 draws: sd .004
+    expected = weights * kept / (1 - share)
+    torch.testing.assert_close(dropped, expected, rtol=1e-4, atol=1e-6)
+    assert abs(torch.corrcoef(kept[:, :2].float().T)[0, 1]) < 0.3  # neighbouring keys
+    upstream = torch.randn(dropped.shape)
+    found = torch.autograd.grad(dropped, (q, k, identity), upstream)
+    wanted = torch.autograd.grad(expected @ identity, (q, k, identity), upstream)
+    for one, two in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
+    torch.manual_seed(3)
+    assert torch.equal(packed_attention(q, k, identity, *rows, heads=1, dropout=share), dropped)
+    assert not torch.equal(packed_attention(q, k, identity, *rows, heads=1, dropout=share), dropped)
+
+
+def test_dropout_by_hashes_keeps_the_share_and_the_mean() -> None:
+    torch.manual_seed(0)
+    x = torch.ones(300, 100, requires_grad=True)
+    layer = Dropout(0.1)
+    result = layer(x)
+    assert result.unique().tolist() == pytest.approx([0, 1 / 0.9])
+    assert result.mean().item() == pytest.approx(1, abs=0.01)  # sd .0019
+    for rows in (result, result.T):  # no row and no column is dropped together
+        assert (rows == 0).float().mean(dim=1).max() < 0.3
+    (grad,) = torch.autograd.grad(result.sum(), x)
+    assert torch.equal(grad, result.detach())
+    assert torch.equal(layer.eval()(x), x)
+
+
+def test_threads_change_nothing() -> None:
+    q, k, v, queries, keys = random_rows(5, 6)
+    results = []
+    try:
+        for n_threads in (1, 2, 7):
+            torch.set_num_threads(n_threads)
+            torch.manual_seed(0)
+            result = packed_attention(q, k, v, queries, keys, 5, dropout=0.2)
+            results.append((result, *torch.autograd.grad(result.square().sum(), (q, k, v))))
+    finally:
+        torch.set_num_threads(1)
+    assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
 
 
 # ---- training and devices -------------------------------------------------------------------------------------------
