@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from data.errors import InputError
+from data.labels import EMOTIONS
 from data.sources import SOURCES
 from data.splits import stratified_group_split
 
@@ -62,8 +63,113 @@ def test_face_stills_keep_people_together(tmp_path: Path) -> None:
     assert Counter(i.split for i in items if i.labels)["train"] == 21  # 70 % of 30
 
 
+def write_crema_d(folder: Path, suffix: str = ".wav") -> Path:
+    folder.mkdir(exist_ok=True)
+    for actor in range(1001, 1031):
+        for code in ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD"):
+            (folder / f"{actor}_IEO_{code}_HI{suffix}").write_bytes(b"")
+    return folder
+
+
+def test_crema_d_names_and_actors(tmp_path: Path) -> None:
+    write_crema_d(tmp_path / "AudioWAV")
+    (tmp_path / "AudioWAV" / "1001_DFA_XYZ_XX.wav").write_bytes(b"")  # no such emotion
+    (tmp_path / "VideoDemographics.csv").write_bytes(b"")
+    items = SOURCES.get("crema-d")(tmp_path)
+    by_id = {item.id: item for item in items}
+    assert len(by_id) == len(items) == 180
+    named = {code: by_id[f"crema-d/1007_IEO_{code}_HI"].labels for code in ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")}
+    assert named == {
+        "ANG": ("anger",),
+        "DIS": ("disgust",),
+        "FEA": ("fear",),
+        "HAP": ("happiness",),
+        "NEU": (),
+        "SAD": ("sadness",),
+    }
+    assert len({(i.speaker, i.split) for i in items}) == len({i.speaker for i in items}) == 30
+    assert {split: Counter(i.split for i in items)[split] for split in ("train", "valid", "test")} == {
+        "train": 126,
+        "valid": 18,
+        "test": 36,
+    }
+    assert items == SOURCES.get("crema-d")(tmp_path)
+
+
+def test_crema_d_takes_a_recording_once(tmp_path: Path) -> None:
+    write_crema_d(tmp_path / "AudioWAV")
+    sound = SOURCES.get("crema-d")(tmp_path)
+    write_crema_d(tmp_path / "VideoFlash", ".flv")
+    items = SOURCES.get("crema-d")(tmp_path)
+    assert [(i.id, i.split) for i in items] == [(i.id, i.split) for i in sound]
+    assert {i.path.suffix for i in items if i.path} == {".flv"}
+
+
+MELD_VIDEOS = {"train": "train_splits", "dev": "dev_splits_complete", "test": "output_repeated_splits_test"}
+
+
+def write_meld(folder: Path, videos: bool = True, rows: int = 60) -> Path:
+    emotions = ["neutral", "joy", "sadness", "anger", "surprise", "fear", "disgust"]
+    for split, name in MELD_VIDEOS.items():
+        lines = [
+            b"Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime"
+        ]
+        for i in range(rows):
+            said = [b'"Oh, ""you"" did?"', b"I\x92m fine\x85", "I\x92m fine\x85".encode(), "naïve".encode()][i % 4]
+            ending = f'Ross,{emotions[i % 7]},neutral,{i // 10},{i % 10},8,21,"00:16:16,059","00:16:21,731"'
+            lines.append(b"%d,%s,%s" % (i + 1, said, ending.encode()))
+            if videos:
+                (folder / split / name).mkdir(parents=True, exist_ok=True)
+                (folder / split / name / f"dia{i // 10}_utt{i % 10}.mp4").write_bytes(b"x")
+        (folder / f"{split}_sent_emo.csv").write_bytes(b"\n".join(lines) + b"\n")
+    return folder
+
+
+def test_meld_videos_keep_their_splits(tmp_path: Path) -> None:
+    items = SOURCES.get("meld")(write_meld(tmp_path))
+    assert Counter(item.split for item in items) == {"train": 60, "valid": 60, "test": 60}
+    assert all(item.path and item.path.is_file() and item.text is None for item in items)
+    by_id = {item.id: item for item in items}
+    assert len(by_id) == 180
+    assert by_id["meld/train/dia0_utt0"].labels == ()
+    assert by_id["meld/valid/dia0_utt1"].labels == ("happiness",)
+    assert by_id["meld/test/dia5_utt5"].path == tmp_path / "test" / "output_repeated_splits_test" / "dia5_utt5.mp4"
+    assert by_id["meld/test/dia5_utt5"].speaker == "Ross"
+    extra = tmp_path / "test" / "output_repeated_splits_test" / "final_videos_testdia101_utt0.mp4"
+    extra.write_bytes(b"x")  # the release has videos that no row names
+    assert SOURCES.get("meld")(tmp_path) == items
+
+
+def test_meld_without_videos_is_text_in_either_encoding(tmp_path: Path) -> None:
+    items = SOURCES.get("meld")(write_meld(tmp_path, videos=False))
+    assert [item.text for item in items[:4]] == ['Oh, "you" did?', "I’m fine…", "I’m fine…", "naïve"]
+    assert all(item.path is None for item in items)
+
+
+def test_meld_lacks_one_video_but_not_many(tmp_path: Path) -> None:
+    write_meld(tmp_path)
+    place = tmp_path / "dev" / "dev_splits_complete"
+    (place / "dia3_utt7.mp4").unlink()
+    items = SOURCES.get("meld")(tmp_path)
+    assert Counter(item.split for item in items)["valid"] == 59
+    assert "meld/valid/dia3_utt7" not in {item.id for item in items}
+    (place / "dia3_utt8.mp4").write_bytes(b"")
+    with pytest.raises(InputError, match="2 are missing"):
+        SOURCES.get("meld")(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(b",joy,", b",bored,"), (b"Dialogue_ID", b"Dialogue"), (b",0,1,8", b",x,1,8")]
+)
+def test_meld_names_the_bad_row(old: bytes, new: bytes, tmp_path: Path) -> None:
+    table = write_meld(tmp_path, videos=False) / "dev_sent_emo.csv"
+    table.write_bytes(table.read_bytes().replace(old, new, 1))
+    with pytest.raises(InputError, match=r"dev_sent_emo\.csv row [23]"):
+        SOURCES.get("meld")(tmp_path)
+
+
 def test_missing_dataset_is_one_line(tmp_path: Path) -> None:
-    for name in ("goemotions", "ravdess", "face-stills"):
+    for name in ("goemotions", "ravdess", "face-stills", "crema-d", "meld"):
         with pytest.raises(InputError) as caught:
             SOURCES.get(name)(tmp_path)
         assert caught.value.code == "no_dataset"
@@ -87,6 +193,8 @@ def test_real_sets_have_their_published_sizes(shared_data: Path) -> None:
     assert Counter(item.split for item in goemotions)["test"] == 5427  # as published
     ravdess = SOURCES.get("ravdess")(shared_data / "ravdess")
     assert (len(ravdess), len({item.speaker for item in ravdess})) == (1440, 24)
+    clips = SOURCES.get("crema-d")(shared_data / "clips" / "crema_d")
+    assert {item.labels for item in clips} == {(), *((name,) for name in EMOTIONS if name != "surprise")}
     stills = SOURCES.get("face-stills")(shared_data / "faces")
     assert Counter(item.labels for item in stills)[("fear",)] == 21
     people = {item.speaker: set() for item in stills}
