@@ -212,6 +212,16 @@ def test_size_limit_missing_and_damaged(tmp_path: Path) -> None:
         assert caught.value.code == "no_dataset"
 
 
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_every_cut_off_pickle_is_one_error(protocol: int, tmp_path: Path) -> None:
+    path = tmp_path / "cut.pkl"
+    content = pickle.dumps({"a": ARRAYS["float"], "b": [ARRAYS["objects"], np.float32(1)]}, protocol)
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        with pytest.raises(InputError):
+            load_pickle(path)
+
+
 def test_deep_nesting_ends_in_an_error(tmp_path: Path) -> None:
     path = tmp_path / "deep.pkl"
     path.write_bytes(b"]" * 2000 + b"a" * 1999 + b".")

@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from data.sources import SOURCES, LabelledItem, existing_folder
+from data.errors import InputError
+from data.sources import SOURCES, LabelledItem
 from data.splits import stratified_group_split
 
 EMOTION_CODES = {
@@ -29,11 +30,15 @@ SHARES = {"train": 0.7, "valid": 0.1, "test": 0.2}
 @SOURCES.register("crema-d")
 def read(folder: Path) -> list[LabelledItem]:
     """All recordings with a CREMA-D name, one item each. Raises InputError if there is none."""
-    existing_folder(folder, "CREMA-D recordings", "**/[0-9][0-9][0-9][0-9]_???_???_*")
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*"), key=lambda path: (path.stem, _rank(path))):
         if NAME.fullmatch(path.stem) and path.stem[9:12] in EMOTION_CODES and path.suffix.lower() in SUFFIXES:
             found.setdefault(path.stem, path)
+    if not found:
+        raise InputError(
+            f"Expected CREMA-D recordings in {str(folder)!r} (like 1001_DFA_ANG_XX.wav) but there is none.",
+            code="no_dataset",
+        )
     actors = [stem[:4] for stem in found]
     labels = [EMOTION_CODES[stem[9:12]] for stem in found]
     splits = stratified_group_split(actors, labels, SHARES)

@@ -22,6 +22,7 @@ from data.foreign import load_pickle
 from data.mosei import (
     LABEL_SET,
     LICENCE,
+    SAME_SENTIMENT,
     SEGMENT_KEY,
     RatingTable,
     Segment,
@@ -113,6 +114,6 @@ def _identified(id_: Any, label: np.ndarray, table: RatingTable | None) -> tuple
     if table is None:
         name = parts[0] if match or len(parts) < 3 else f"{video}[{parts[1]}-{parts[2]}]"
         return name, video, tuple(float(value) for value in label[1:])
-    if segment is None or abs(segment.sentiment - float(label[0])) > 1e-3:
+    if segment is None or abs(segment.sentiment - float(label[0])) > SAME_SENTIMENT:
         return parts[0], video, None
     return f"{video}[{segment.number}]", video, segment.ratings
