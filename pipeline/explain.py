@@ -222,7 +222,7 @@ def explain_clips(
         found = attribute(checkpoint, clip, [label for label in names if label in shown])
         spoken = words_of(clip, words)
         explained.append(Explained(clip, spoken, dict(zip(names, map(float, row), strict=True)), tuple(labels), found))
-        notify(Event(name, "explain", (i + 1) / len(clips), f"{len(clips)} utterances"))
+        notify(Event(name, "lamb", (i + 1) / len(clips), f"{len(clips)} utterances explained"))
     return explained
 
 
