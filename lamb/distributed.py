@@ -13,7 +13,9 @@ process used keeps no gradient.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, distributed, nn
@@ -50,3 +52,16 @@ def total(value: Tensor) -> Tensor:
         value = value.clone()
         distributed.all_reduce(value)
     return value
+
+
+@contextmanager
+def process_group(cuda: bool) -> Iterator[None]:
+    """Join the processes that torchrun started (WORLD_SIZE in the environment); nothing without it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not distributed.is_available():
+        yield
+        return
+    distributed.init_process_group("nccl" if cuda else "gloo")
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()

@@ -7,26 +7,32 @@ Exit status: 0 all files ok or partial, 1 some failed, 2 wrong use or nothing co
 
 from __future__ import annotations
 
-import functools
-import inspect
 import io
 import logging
 import os
 import sys
-from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from data.errors import LambError
+from pipeline.cli_options import (
+    OK,
+    SOME_FAILED,
+    WRONG_USE,
+    Files,
+    Output,
+    Quiet,
+    Stage,
+    pipeline_settings,
+    with_pipeline_options,
+)
+from pipeline.cli_training import add_commands
 
 if TYPE_CHECKING:
     from pipeline.predict import Predictor
     from pipeline.settings import PipelineSettings
-
-OK, SOME_FAILED, WRONG_USE = 0, 1, 2
 
 app = typer.Typer(
     name="lamb",
@@ -40,59 +46,7 @@ weights_app = typer.Typer(
     help="The weight files that the extractors run on.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(weights_app, name="weights")
-
-
-class Device(StrEnum):
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class AcousticMode(StrEnum):
-    fixed = "fixed"
-    compat = "compat"
-
-
-class Stage(StrEnum):
-    text = "text"
-    acoustic = "acoustic"
-    facial = "facial"
-
-
-class Face(StrEnum):
-    largest = "largest"
-    speaker = "speaker"
-    all = "all"
-
-
-Files = Annotated[
-    list[Path],
-    typer.Argument(metavar="FILE…", help="Video or audio files; put -- before names that start with a dash."),
-]
-Output = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="DIR", help="Write one result per file into this folder.")
-]
-DeviceOption = Annotated[Device, typer.Option(help="Where the networks run.")]
-AsrEngine = Annotated[str, typer.Option(help="faster-whisper or openai-whisper.")]
-AsrModel = Annotated[str, typer.Option(help="Whisper model; any other than tiny.en is downloaded when you ask for it.")]
-AsrModelDir = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Folder that holds the speech model, for offline use.")
-]
-Language = Annotated[str, typer.Option(help="Language code for multilingual models, or 'auto'.")]
-Vectors = Annotated[str, typer.Option(help="Word vectors: glove-6b-50d, glove-6b-300d, glove-840b-300d.")]
-VectorsPath = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="A GloVe text file (.txt, .gz, .zip) of that kind.")
-]
-AcousticOption = Annotated[
-    AcousticMode, typer.Option(help="COVAREP with its faults mended, or exactly as it was (for models trained on it).")
-]
-FaceOption = Annotated[Face, typer.Option(help="Whose face: the largest, the one that speaks, or every one.")]
-MaxRate = Annotated[float, typer.Option(metavar="HZ", help="Frames a second to look at, at most.")]
-Threads = Annotated[int, typer.Option(min=1, max=64, help="Threads per network.")]
-WeightPaths = Annotated[
-    list[str] | None, typer.Option("--weights", metavar="NAME=PATH", help="Take these weights from a path; repeatable.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+add_commands(app)
 
 
 def main() -> None:
@@ -117,64 +71,6 @@ def main() -> None:
 def _fail(error: LambError) -> NoReturn:
     print(f"lamb: {error}", file=sys.stderr)
     sys.exit(WRONG_USE)
-
-
-def with_pipeline_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options below; it receives them together, as ``options``, for :func:`_settings`.
-
-    Typer reads a command's signature, so the wrapper's is the command's own plus theirs.
-    """
-
-    def shared(
-        device: DeviceOption = Device.auto,
-        asr_engine: AsrEngine = "faster-whisper",
-        asr_model: AsrModel = "tiny.en",
-        asr_model_dir: AsrModelDir = None,
-        language: Language = "en",
-        vectors: Vectors = "glove-6b-50d",
-        vectors_path: VectorsPath = None,
-        acoustic_mode: AcousticOption = AcousticMode.fixed,
-        face: FaceOption = Face.largest,
-        max_rate_hz: MaxRate = 30.0,
-        threads: Threads = 1,
-        weights: WeightPaths = None,
-    ) -> None: ...
-
-    options = inspect.signature(shared, eval_str=True).parameters
-
-    @functools.wraps(command)
-    def wrapper(**given: Any) -> None:
-        command(options={name: given.pop(name) for name in options}, **given)
-
-    own = inspect.signature(command, eval_str=True).parameters.values()
-    keyword = [p.replace(kind=p.KEYWORD_ONLY) for p in (*own, *options.values()) if p.name != "options"]
-    wrapper.__signature__ = inspect.Signature(keyword)  # type: ignore[attr-defined]
-    wrapper.__annotations__ = {p.name: p.annotation for p in keyword}
-    return wrapper
-
-
-def _settings(options: dict[str, Any]) -> PipelineSettings:
-    """PipelineSettings from the options of :func:`with_pipeline_options`. Raises InputError (bad_option)."""
-    from pydantic import ValidationError
-
-    from data.errors import InputError
-    from extractors.weights import catalogue_entry
-    from pipeline.settings import PipelineSettings
-
-    given = {}
-    for item in options["weights"] or []:
-        name, separator, path = item.partition("=")
-        if not separator:
-            raise InputError(f"Expected --weights NAME=PATH but got {item!r}.", code="bad_option")
-        given[catalogue_entry(name).name] = Path(path)
-    language = None if options["language"] == "auto" else options["language"]
-    try:
-        return PipelineSettings(**{**options, "weights": given, "language": language})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(
-            f"Expected another value for {'.'.join(map(str, first['loc']))}: {first['msg']}.", code="bad_option"
-        ) from error
 
 
 def _predictor(checkpoint: Path | None, settings: PipelineSettings) -> Predictor:
@@ -211,7 +107,7 @@ def predict(
     records: list[dict[str, Any]] = []
     try:
         folder = OutputFolder(output, is_prediction) if output else None
-        predictor = _predictor(checkpoint, _settings(options))
+        predictor = _predictor(checkpoint, pipeline_settings(options))
         about = predictor.checkpoint_record()
         with reporter(quiet) as notify:
             for path in files:
@@ -264,7 +160,7 @@ def extract(
     from pipeline.video import Extractors
 
     folder = OutputFolder(output, is_extraction)
-    extractors = Extractors(_settings(options))
+    extractors = Extractors(pipeline_settings(options))
     stage = only.value if only else None
     extractors.prepare(stage)
     n_failed = 0

@@ -64,15 +64,17 @@ def voice_track(item: LabelledItem, settings: PipelineSettings) -> FeatureTrack:
 
 def face_tracks(items: Sequence[LabelledItem], work: Path, settings: PipelineSettings, say: Say) -> Tracks:
     """Facial rows of each photograph; a photograph in which no face is found gives a track without valid rows."""
-    from extractors.facial import FaceSettings, extract_faces, facial_spec
+    from extractors.facial import facial_spec
 
-    faces = FaceSettings(backend=settings.face_backend)
+    return _kept(items, work, facial_spec(settings.face_backend), "face", lambda item: still_track(item, settings), say)
 
-    def extract(item: LabelledItem) -> FeatureTrack:
-        assert item.path is not None
-        return extract_faces(jittered_frames(item.path), faces).track
 
-    return _kept(items, work, facial_spec(settings.face_backend), "face", extract, say)
+def still_track(item: LabelledItem, settings: PipelineSettings) -> FeatureTrack:
+    """The facial track of one photograph, shown as a short clip."""
+    from extractors.facial import FaceSettings, extract_faces
+
+    assert item.path is not None
+    return extract_faces(jittered_frames(item.path), FaceSettings(backend=settings.face_backend)).track
 
 
 def jittered_frames(picture: Path) -> Iterator[Frame]:
