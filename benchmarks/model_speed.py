@@ -5,9 +5,11 @@
 Random data of MOSEI's shape, 300/74/35 columns, one CPU thread; on the GPU too where there is one. Every case runs in a
 process of its own, so that its peak memory is its own. "plain" is nn.MultiheadAttention, nn.LayerNorm and nn.Dropout as
 eq. 1–8 print them, dropout .1 on attention weights too; before anything is timed, LAMB's weights are put into it and the
-logits of both compared. On the CPU times are CPU time: what one thread takes where nothing else runs. LAMB runs as it is set by default (no dropout on attention weights) and with it. Times are the
-least of several runs, after one that is not counted (which compiles). "MOSEI-like" lengths are drawn with a mean of a
-third of the longest; their time per valid step is held against that of full sequences.
+logits of both compared. LAMB runs as it is set by default (no dropout on attention weights) and with it.
+
+Times on the CPU are CPU time, which is what one thread takes where nothing else runs; the least of several runs, after a
+small one that compiles and is not counted. Memory is the peak above what is held before. "MOSEI-like" lengths have a mean
+of a third of the longest; their time per valid step is held against that of full sequences.
 """
 
 from __future__ import annotations
