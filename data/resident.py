@@ -5,14 +5,13 @@ but for the time it takes: one gather per modality instead of a loop over sample
 indices.
 
     resident = Resident(samples, dims=(50, 74, 35)).to("cuda")
-    for indices in resident.buckets(64, seed=0):
-        for chunk in resident.chunks(indices):           # like lengths together: padding costs next to nothing
-            batch = resident.batch(chunk)
+    for indices in resident.buckets(64, seed=0):         # like lengths together
+        batch = resident.batch(indices)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -20,11 +19,6 @@ from torch import Tensor
 
 from data.batches import MAX_STEPS, Batch, Sample, Truncation, buckets, truncate
 from data.spec import MODALITIES, Modality
-
-# A batch is cut in two where that saves more than it costs. In units of the work for one step: a pair of steps in an
-# attention, and the fixed cost of running the model once more (measured on one CPU thread at width 30).
-PAIR_COST = 0.002
-RUN_COST = 150.0
 
 
 class Resident:
@@ -130,35 +124,3 @@ class Resident:
             masks[name] = self.valid[name][rows]  # (N, L)
         labels = None if self.labels is None else self.labels[rows_of]
         return Batch(values, masks, labels, self.weights[rows_of], self.presence[torch.from_numpy(chosen)])
-
-    def chunks(self, indices: Sequence[int] | np.ndarray) -> Iterator[np.ndarray]:
-        """``indices`` in one or more groups of like length, together all of them, each worth a run of its own.
-
-        On a GPU, and where padding to a fixed length is asked for, always one.
-        """
-        chosen = np.asarray(indices, dtype=np.int64)
-        if self.fixed or self.device.type != "cpu":
-            yield chosen
-            return
-        order = chosen[np.argsort(-self.lengths[chosen].sum(axis=1), kind="stable")]
-        yield from self._split(order)
-
-    def _split(self, order: np.ndarray) -> Iterator[np.ndarray]:
-        lengths = self.lengths[order]
-        # cost of the first k samples as one run, and of the others as another, for every k
-        before = _cost(np.maximum.accumulate(lengths)) * np.arange(1, len(order) + 1)
-        after = (_cost(np.maximum.accumulate(lengths[::-1])) * np.arange(1, len(order) + 1))[::-1]
-        if len(order) > 1:
-            total = before[:-1] + after[1:]
-            best = int(total.argmin())
-            if total[best] + RUN_COST < before[-1]:
-                yield from self._split(order[: best + 1])
-                yield from self._split(order[best + 1 :])
-                return
-        yield order
-
-
-def _cost(longest: np.ndarray) -> np.ndarray:
-    """Work of one sample padded to lengths (…, 3), in steps."""
-    steps = longest.sum(axis=-1).astype(np.float64)
-    return steps + PAIR_COST * steps**2

@@ -65,7 +65,7 @@ class TrainSettings(StrictSettings):
     label_smoothing : ε of eq. 8.
     modality_dropout : probability of hiding each modality of a training sample; never all that it has.
     seed : of order, weighted draws, dropout and augmentation. The model's first weights are the caller's.
-    device : "cpu", "cuda" …; ``precision`` "bf16" runs the model under autocast.
+    device, precision : "auto" takes a GPU where there is one, and bfloat16 (autocast) on a GPU that has it, else float32.
     select_by : validation metric that picks the best epoch; a rare-label problem may prefer "macro_f1".
     threshold : probability from which a label holds in the validation metrics.
     max_steps, truncation : see :func:`data.batches.collate`.
@@ -84,8 +84,8 @@ class TrainSettings(StrictSettings):
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     modality_dropout: float = Field(default=0.0, ge=0, lt=1)
     seed: int = Field(default=0, ge=0)
-    device: str = "cpu"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     select_by: str = "accuracy"
     threshold: float = Field(default=0.5, gt=0, lt=1)
     max_steps: tuple[int, int, int] | None = MAX_STEPS
@@ -97,6 +97,16 @@ class TrainSettings(StrictSettings):
         if self.select_by not in SELECTABLE:
             raise ValueError(f"select_by must be one of {', '.join(SELECTABLE)}, but is {self.select_by!r}")
         return self
+
+    def resolved(self) -> TrainSettings:
+        """The same with a device and a precision in place of "auto"."""
+        device = self.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        precision = self.precision
+        if precision == "auto":
+            precision = "bf16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "fp32"
+        return self.model_copy(update={"device": device, "precision": precision})
 
 
 @dataclass(eq=False)
@@ -143,6 +153,7 @@ def fit(
     ValueError : no or unlabelled samples, wrong lengths, or a loss that is no longer finite (names the epoch).
     """
     _check(train, valid, names, sampler_weights)
+    settings = settings.resolved()
     device = torch.device(settings.device)
     model.to(device)
     optimizer = torch.optim.Adam(
@@ -290,21 +301,17 @@ class _Epoch:
     def _backward(self, train: Resident, share: Sequence[int], n_all: int, generator: torch.Generator) -> Tensor:
         """Add this share's gradients; its part of the batch's mean loss."""
         settings = self.settings
-        loss = torch.zeros((), device=settings.device)
-        own = getattr(self.model, "training_loss", None)
-        for chunk in train.chunks(share) if own is None else [share]:
-            if not len(chunk):
-                continue
-            batch = train.batch(chunk)
-            if self.augment is not None:
-                batch = self.augment(batch, generator)
-            if settings.modality_dropout:
-                batch = drop_modalities(batch, settings.modality_dropout, generator)
-            batch = batch.to(settings.device)
-            part = _loss(self.model, batch, settings, self.positive_weights) * (len(chunk) / n_all)
-            part.backward()
-            loss += part.detach()
-        return loss
+        if not share:
+            return torch.zeros((), device=settings.device)
+        batch = train.batch(share)
+        if self.augment is not None:
+            batch = self.augment(batch, generator)
+        if settings.modality_dropout:
+            batch = drop_modalities(batch, settings.modality_dropout, generator)
+        batch = batch.to(settings.device)
+        loss = _loss(self.model, batch, settings, self.positive_weights) * (len(share) / n_all)
+        loss.backward()
+        return loss.detach()
 
 
 def _loss(model: nn.Module, batch: Batch, settings: TrainSettings, positive_weights: Tensor | None) -> Tensor:
@@ -338,16 +345,15 @@ def validate(
 
 def predict_logits(model: nn.Module, samples: Sequence[Sample] | Resident, settings: TrainSettings) -> np.ndarray:
     """Logits float32 [shape=(N, c)] in the order of ``samples``, model in eval mode, on the settings' device."""
+    settings = settings.resolved()
     model.to(settings.device).eval()
     held = samples if isinstance(samples, Resident) else resident(model, samples, settings)
-    found: list[tuple[np.ndarray, Tensor]] = []
+    batches = held.buckets(settings.batch_size)
     with torch.inference_mode(), _precision(settings):
-        for chosen in held.buckets(settings.batch_size):
-            for chunk in held.chunks(chosen):
-                found.append((chunk, model(held.batch(chunk).to(settings.device)).detach().float()))
-    logits = torch.cat([rows for _, rows in found]).cpu().numpy()
+        found = [model(held.batch(chosen).to(settings.device)).detach().float() for chosen in batches]
+    logits = torch.cat(found).cpu().numpy()
     ordered = np.empty_like(logits)
-    ordered[np.concatenate([chosen for chosen, _ in found])] = logits
+    ordered[np.concatenate(batches)] = logits
     return ordered
 
 
@@ -364,7 +370,7 @@ def resident(model: nn.Module, samples: Sequence[Sample], settings: TrainSetting
     fixed = not getattr(model_settings, "padding_masks", True)  # such scores depend on the padded length: fix it
     text, audio, visual = (samples[0].values[name].shape[1] for name in ("text", "audio", "visual"))
     held = Resident(samples, (text, audio, visual), settings.max_steps, settings.truncation, fixed)
-    device = torch.device(settings.device)
+    device = torch.device(settings.resolved().device)
     if device.type == "cuda" and held.n_bytes() < torch.cuda.mem_get_info(device)[0] / 2:
         held.to(device)
     return held

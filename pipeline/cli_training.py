@@ -135,8 +135,10 @@ def train(
     from pipeline.train import train_run
 
     chosen = read_settings(settings, change or (), dataset)
-    torch.set_num_threads(1 if chosen.training.device == "cpu" else torch.get_num_threads())
-    with process_group(chosen.training.device.startswith("cuda")), _report(quiet or place()[0] > 0) as report:
+    device = chosen.training.resolved().device
+    if device == "cpu":
+        torch.set_num_threads(1)  # two are slower on tensors this small
+    with process_group(device.startswith("cuda")), _report(quiet or place()[0] > 0) as report:
         metrics = train_run(chosen, output, report)
         if place()[0] == 0:
             for split in ("valid", "test"):
@@ -189,7 +191,8 @@ def compare(
     if table1 == table2:
         raise InputError("Expected one of --table1 and --table2.", code="bad_option")
     chosen = read_settings(settings, change or (), dataset[0])
-    torch.set_num_threads(1 if chosen.training.device == "cpu" else torch.get_num_threads())
+    if chosen.training.resolved().device == "cpu":
+        torch.set_num_threads(1)
     with _report(quiet) as report:
         run_comparison(Table.table1 if table1 else Table.table2, dataset, chosen, seeds, output, report, rows)
     print((output / "table.md").read_text(encoding="utf-8"), end="")

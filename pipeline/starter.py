@@ -211,22 +211,22 @@ def augmenter(specs: Mapping[Modality, FeatureSpec]) -> Callable[[Batch, torch.G
     }
 
     def augment(batch: Batch, generator: torch.Generator) -> Batch:
-        values, masks = dict(batch.values), dict(batch.masks)
+        values, masks, place = dict(batch.values), dict(batch.masks), generator.device
         for name in MODALITIES:
             n_samples, n_steps, n_columns = values[name].shape
             if not n_steps:
                 continue
-            share = torch.rand(n_samples, 1, generator=generator) * (0.2 if name == "text" else 0.5)
-            hidden = torch.rand(n_samples, n_steps, generator=generator) < share
+            share = torch.rand(n_samples, 1, generator=generator, device=place) * (0.2 if name == "text" else 0.5)
+            hidden = torch.rand(n_samples, n_steps, generator=generator, device=place) < share
             kept = masks[name] & ~hidden
             masks[name] = torch.where(kept.any(1, keepdim=True), kept, masks[name])
             if name == "text":
                 continue
-            shift = torch.randn(n_samples, 1, n_columns, generator=generator) * offsets[name]
+            shift = torch.randn(n_samples, 1, n_columns, generator=generator, device=place) * offsets[name].to(place)
             if name == "audio":
-                shift = shift * torch.where(torch.rand(n_samples, 1, 1, generator=generator) < 0.5, 0.5, 5.0)
-            changed = values[name] + shift
-            values[name] = torch.where(masks[name][..., None], changed, torch.zeros(()))
+                wide = torch.rand(n_samples, 1, 1, generator=generator, device=place) >= 0.5
+                shift = shift * torch.where(wide, 5.0, 0.5)
+            values[name] = (values[name] + shift).masked_fill(~masks[name][..., None], 0.0)
         return Batch(values, masks, batch.labels, batch.weights)
 
     return augment

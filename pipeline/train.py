@@ -198,8 +198,7 @@ def _checkpoint(settings: RunSettings, dataset: Dataset, run: _Run, digest: str,
 
 def _device(wanted: str) -> str:
     """The device of this process; under torchrun each has its own GPU."""
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    wanted = TrainSettings(device=wanted).resolved().device
     if wanted.startswith("cuda"):
         if not torch.cuda.is_available():
             raise InputError(

@@ -1,4 +1,4 @@
-"""Batches gathered from flat tensors are those that collate makes, and chunks lose and repeat nobody."""
+"""Batches gathered from flat tensors are those that collate makes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.batches import Sample, collate
-from data.resident import RUN_COST, Resident, _cost
+from data.resident import Resident
 from data.spec import MODALITIES
 
 DIMS = (3, 5, 2)
@@ -48,40 +48,6 @@ def test_a_gathered_batch_is_the_collated_one(n: int, seed: int, limits: tuple[i
         assert torch.equal(came.labels, expected.labels)
         assert torch.equal(came.weights, expected.weights)  # type: ignore[arg-type]
         assert torch.equal(came.presence, expected.presence)
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.integers(1, 500), min_size=1, max_size=40))
-def test_chunks_lose_nobody_and_pay(lengths: list[int]) -> None:
-    samples = [
-        Sample(
-            {m: np.ones((k if m == "audio" else 0, d), np.float32) for m, d in zip(MODALITIES, DIMS, strict=True)},
-            {m: np.ones(k if m == "audio" else 0, bool) for m in MODALITIES},
-        )
-        for k in lengths
-    ]
-    resident = Resident(samples, DIMS, None)
-    order = np.random.default_rng(0).permutation(len(samples))
-    chunks = list(resident.chunks(order))
-    assert sorted(np.concatenate(chunks)) == sorted(order)
-    whole = _cost(resident.lengths.max(axis=0)) * len(order)
-    parts = sum(_cost(resident.lengths[c].max(axis=0)) * len(c) for c in chunks) + RUN_COST * (len(chunks) - 1)
-    assert parts <= whole
-
-
-def test_unlike_lengths_are_parted_and_like_ones_are_not() -> None:
-    def of(n: int) -> Sample:
-        return Sample(
-            {m: np.ones((n, d), np.float32) for m, d in zip(MODALITIES, DIMS, strict=True)},
-            {m: np.ones(n, bool) for m in MODALITIES},
-        )
-
-    like = Resident([of(100)] * 16, DIMS, None)
-    assert len(list(like.chunks(range(16)))) == 1
-    unlike = Resident([of(500)] * 2 + [of(20)] * 14, DIMS, None)
-    assert [sorted(chunk) for chunk in unlike.chunks(range(16))] == [[0, 1], list(range(2, 16))]
-    fixed = Resident([of(500)] * 2 + [of(20)] * 14, DIMS, (500, 500, 500), fixed=True)
-    assert len(list(fixed.chunks(range(16)))) == 1
 
 
 @pytest.mark.parametrize("fault", ["none", "columns", "labels", "fixed"])
