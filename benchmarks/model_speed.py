@@ -124,7 +124,7 @@ class PlainLAMB(nn.Module):
             own.load_state_dict(convolutions[name].state_dict())
         for encoder, own in zip(model.blending.encoders.values(), self.blocks, strict=True):
             (layer,) = encoder.layers  # type: ignore[misc]
-            own.load_state_dict(_renamed(layer.state_dict()))
+            own.load_state_dict(_renamed(layer.state_dict()))  # type: ignore[union-attr]
         aggregation = model.aggregation
         assert aggregation is not None
         (layer,) = aggregation.layers

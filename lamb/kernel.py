@@ -93,7 +93,7 @@ class _PackedAttention(torch.autograd.Function):
 
 
 class Dropout(torch.nn.Dropout):
-    """torch's dropout; on the CPU, in training, from hashes: a tenth of the time, and no mask is kept."""
+    """torch's dropout; on the CPU, in training, from hashes: a sixth of the time, and no mask is kept."""
 
     def forward(self, input: Tensor) -> Tensor:
         hashed = self.training and 0 < self.p < 1 and input.device.type == "cpu" and input.dtype == torch.float32
