@@ -6,8 +6,8 @@ sample as offsets (N + 1,), int64. Out: attended values (Rq, d), exactly 0 for a
     attended = packed_attention(q, k, v, Rows.from_counts(mask_q.sum(1)), Rows.from_counts(mask_k.sum(1)), heads=5)
 
 Why not torch's: at the paper's head width of 6 its fused kernel is a third as fast, without a fused path at all where
-weights are dropped out, and cannot leave out padding. Here scores live in one line of the cache: a query's scores are
-computed, used and forgotten, and computed again on the way back. Exponents are powers of two (a polynomial of degree 6,
+weights are dropped out, and cannot leave out padding. Here a query's scores stay in the cache: they are computed,
+used and forgotten, and computed again on the way back. Exponents are powers of two (a polynomial of degree 6,
 relative error under 3e-7). Dropout is a hash of seed, sample, head, query and key, so it needs no memory either.
 """
 
