@@ -45,7 +45,7 @@ class AttentionRecord:
 
 
 class Classifier(nn.Module):
-    """Eq. 7: a shared Linear(d→1) over the label axis; with one row per label where all labels share an embedding."""
+    """Eq. 7: a shared Linear(d→1) over the label axis; one row per label where asked for or where all share an embedding."""
 
     def __init__(self, width: int, n_rows: int) -> None:
         super().__init__()
@@ -74,7 +74,8 @@ class LAMB(nn.Module):
         self.aggregation: LabelAggregation | None = None
         if settings.aggregation == "decoder":
             self.aggregation = LabelAggregation(settings)
-            n_rows = settings.n_labels if settings.label_embeddings == "shared" else 1
+            shared = settings.classifier == "shared" and settings.label_embeddings == "per_label"
+            n_rows = 1 if shared else settings.n_labels
             self.classifier: nn.Module = Classifier(settings.width, n_rows)
         else:
             self.classifier = nn.Linear(len(settings.encoders) * settings.width, settings.n_labels)

@@ -90,6 +90,8 @@ class ModelSettings(StrictSettings):
     label_correlations : False puts an identity mask on label-to-label attention.
     label_embeddings : "per_label", or "shared": one embedding for all labels and one classifier row per label, because
         eq. 7's shared row would give every label the same score.
+    classifier : "shared" is eq. 7, one row for all labels; "per_label" gives each label its own row and bias, which
+        did better on a small set (``benchmarks/ravdess_voice.py``).
     pooling : steps of each modality averaged into one (valid ones only) before the convolution. 1 is the paper; more
         is this project's extension, cost of self-attention falls with its square.
     """
@@ -113,6 +115,7 @@ class ModelSettings(StrictSettings):
     aggregation: Literal["decoder", "first_token"] = "decoder"
     label_correlations: bool = True
     label_embeddings: Literal["per_label", "shared"] = "per_label"
+    classifier: Literal["shared", "per_label"] = "shared"
     pooling: tuple[Steps, Steps, Steps] = (1, 1, 1)
 
     @model_validator(mode="after")

@@ -48,6 +48,7 @@ OPTIONS = [
         "two layers, residual, no correlations", {"decoder_layers": 2, "decoder": "residual", "label_correlations": 0}
     ),
     Case("shared embedding, residual", {"label_embeddings": "shared", "decoder": "residual"}),
+    Case("a classifier row per label", {"classifier": "per_label"}),
     Case("pooling", {"pooling": (1, 4, 3)}),
     Case("pooling, kernels, positions", {"pooling": (2, 4, 3), "kernel_sizes": (3, 3, 3), "positions": "sinusoidal"}),
     Case("other widths", {"width": 16, "heads": 2, "ff_hidden": 9, "decoder_hidden": 11}),
@@ -263,6 +264,18 @@ def test_the_paper_s_setting_has_136337_parameters() -> None:
 
 def test_kernels_1_3_3_have_142877_parameters() -> None:
     assert LAMB(ModelSettings(kernel_sizes=(1, 3, 3))).n_parameters() == 142_877
+
+
+def test_a_classifier_row_per_label_adds_only_its_rows() -> None:
+    model = LAMB(ModelSettings(classifier="per_label"))
+    assert model.n_parameters() == 136_337 + 5 * (30 + 1)
+    with torch.no_grad():
+        before = model.eval()(batch := collate(make_samples(dims=(300, 74, 35)), (300, 74, 35)))
+        bias = model.classifier.bias
+        assert isinstance(bias, torch.Tensor)
+        bias[2] += 1.0
+        moved = model(batch) - before
+    np.testing.assert_allclose(moved, np.eye(6)[[2] * len(batch)], atol=1e-5)  # a shared row would move all
 
 
 @each(TABLE)
