@@ -12,8 +12,9 @@ from data import Clip, FeatureSpec, FeatureTrack, LabelSet
 from data.batches import Sample, collate, truncate
 from data.errors import InputError
 from data.spec import MODALITIES, Modality
+from lamb.attention import attention_of_steps, encoder_histogram, label_attention
 from lamb.checkpoint import Checkpoint
-from lamb.explain import attention_of_steps, attribute, encoder_histogram, label_attention
+from lamb.explain import attribute
 from lamb.model import LAMB
 from lamb.normalization import Normalization
 from lamb.settings import ModelSettings

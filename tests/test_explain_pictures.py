@@ -20,7 +20,8 @@ from data.batches import Sample
 from data.errors import InputError
 from data.spec import MODALITIES, Modality
 from lamb.explain import attribute
-from pipeline.explain import draw_encoder_histogram, draw_label_attention, drawable, explain_dataset, explain_file
+from pipeline.explain import explain_dataset, explain_file
+from pipeline.explain_pictures import draw_encoder_histogram, draw_label_attention, drawable
 from tests.test_explain import NAMES, SPECS, checkpoint_of, make_clip, make_model, planted
 
 WORDS = ("$x^2", "und", "日本語", "line\nbreak", "naïve", "a" * 60, "so")
@@ -136,7 +137,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def test_figures_of_a_data_set(tmp_path: Path) -> None:
-    from lamb.explain import encoder_histogram, label_attention
+    from lamb.attention import encoder_histogram, label_attention
 
     checkpoint = checkpoint_of(make_model())
     samples = [Sample(sample.values, sample.valid) for sample in planted(5, 0)[0]]
