@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +25,7 @@ from torch import Tensor
 from data.batches import MAX_STEPS, Batch, Sample, Truncation, collate
 from data.clip import Clip
 from data.errors import CheckpointError, InputError, SpecMismatch
+from data.files import write_whole
 from data.labels import LabelSet
 from data.spec import MODALITIES, FeatureSpec, Modality
 from lamb.model import LAMB
@@ -100,7 +99,9 @@ class Checkpoint:
 
     def fingerprint(self) -> str:
         """sha256 (hex) of weights, statistics and settings: the same for the same predictions."""
-        digest = hashlib.sha256(json.dumps(self._record(), sort_keys=True).encode())
+        # settings at their defaults are left out: one that is added later changes no fingerprint
+        record = self._record() | {"model": self.settings.model_dump(mode="json", exclude_defaults=True)}
+        digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode())
         for name, tensor in sorted(_tensors(self, half=False).items()):
             digest.update(name.encode())
             digest.update(tensor.numpy().tobytes())
@@ -198,8 +199,8 @@ class Checkpoint:
         }
         text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         json_path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(weights_path, content)
-        _replace(json_path, text.encode())
+        write_whole(weights_path, content)
+        write_whole(json_path, text.encode())
         return json_path
 
     def _record(self) -> dict[str, Any]:
@@ -298,19 +299,6 @@ def _tensors(checkpoint: Checkpoint, half: bool) -> dict[str, Tensor]:
         tensors[f"normalization.{name}.mean"] = torch.from_numpy(checkpoint.normalization.mean[name].copy())
         tensors[f"normalization.{name}.std"] = torch.from_numpy(checkpoint.normalization.std[name].copy())
     return tensors
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write beside, then rename, so that nobody ever reads half a file."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _read_record(path: Path) -> dict[str, Any]:

@@ -10,8 +10,6 @@ Nothing is pickled. A run that is killed at any moment goes on from the last who
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ import torch
 from torch import Tensor
 
 from data.errors import CheckpointError
+from data.files import write_whole
 
 KIND = "lamb-training-state"
 SCHEMA = 1
@@ -68,16 +67,7 @@ def save_state(state: TrainState, path: Path) -> None:
     content = save(
         {n: t.detach().to("cpu", copy=True).contiguous() for n, t in tensors.items()}, {"record": json.dumps(record)}
     )
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_whole(path, content)
 
 
 def load_state(path: Path) -> TrainState:

@@ -20,6 +20,7 @@ import numpy as np
 
 from data.clip import Clip
 from data.errors import InputError, LambError
+from data.files import write_whole
 from pipeline.events import Event, Notify, ignore
 from pipeline.video import Analysis, Extractors
 
@@ -202,16 +203,9 @@ class OutputFolder:
 
 def publish(path: Path, content: bytes) -> None:
     """Write a file whole or not at all: beside its place, then one rename. Raises InputError (output_unwritable)."""
-    partial = None
     try:
-        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=".partial-")
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
+        write_whole(path, content)
     except OSError as error:
-        if partial is not None:
-            Path(partial).unlink(missing_ok=True)
         raise InputError(
             f"Could not write {str(path)!r}: {error.strerror or error}.", code="output_unwritable"
         ) from error
