@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from data.errors import InputError
-from pipeline.cli_options import Device, Quiet, pipeline_settings, with_pipeline_options
+from data.errors import InputError, LambError
+from pipeline.cli_options import OK, SOME_FAILED, Device, Quiet, pipeline_settings, with_pipeline_options
 
 if TYPE_CHECKING:
     from pipeline.train import TrainingReport
@@ -216,7 +216,7 @@ def explain(
 
     Example: lamb explain clip.mp4 --output why; lamb explain --dataset mosei --checkpoint runs/one --output figures
     """
-    from pipeline.events import reporter
+    from pipeline.events import one_line, reporter
     from pipeline.explain import explain_dataset, explain_file
     from pipeline.predict import Predictor, load_checkpoint
     from pipeline.video import Extractors
@@ -232,17 +232,22 @@ def explain(
         held = load_dataset(dataset, [split.value])
         check_specs(loaded, held)
         samples = [loaded.normalization.apply_to(sample) for sample in held.splits[split.value]]
-        written = explain_dataset(loaded, samples, output)
+        written, n_failed = explain_dataset(loaded, samples, output), 0
     else:
         extractors = Extractors(settings)
         predictor = Predictor(loaded, extractors)
         extractors.prepare()
-        written = []
+        written, n_failed = [], 0
         with reporter(quiet) as notify:
             for path in files or ():
-                written += explain_file(path, predictor, output, start_s, end_s, notify)
+                try:
+                    written += explain_file(path, predictor, output, start_s, end_s, notify)
+                except LambError as error:
+                    n_failed += 1
+                    print(f"failed {one_line(str(path))}: {error}", file=sys.stderr)
     for path in written:
         print(path)
+    raise typer.Exit(SOME_FAILED if n_failed else OK)
 
 
 def add_commands(app: typer.Typer) -> None:

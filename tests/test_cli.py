@@ -395,3 +395,20 @@ def test_predict_needs_no_network(talking: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert check_document(done.stdout)["files"][0]["outcome"] == "ok"
+
+
+def test_explain_goes_on_after_a_bad_file(talking: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.mp4"
+    bad.write_text("no video")
+    done = lamb("explain", bad, talking, "--output", tmp_path / "why", "--quiet")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"failed {bad}: ")
+    assert len(done.stderr.strip().splitlines()) == 1
+    written = [Path(line) for line in done.stdout.split()]
+    assert [path.suffix for path in written] == [".json", ".png"]
+    record = json.loads(written[0].read_text())
+    for utterance in record["utterances"]:
+        for label in utterance["labels"]:
+            change = label["logit"] - label["baseline_logit"]
+            assert abs(sum(label["attribution"].values()) - change) <= label["completeness_gap"] + 1e-3
+            assert label["completeness_gap"] <= 0.01 * max(abs(change), 0.1) + 1e-3

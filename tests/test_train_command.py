@@ -255,6 +255,19 @@ def test_features_and_labels_of_another_kind_are_refused(run: tuple[Path, str], 
         assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_figures_of_a_run(run: tuple[Path, str], dataset: Path, tmp_path: Path) -> None:
+    done = lamb("explain", "--checkpoint", run[0], "--dataset", dataset, "--output", tmp_path / "figures")
+    assert done.returncode == 0, done.stderr
+    names = ["encoder_histogram.csv", "encoder_histogram.png", "label_attention.csv", "label_attention.png"]
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == names
+    rows = (tmp_path / "figures" / "encoder_histogram.csv").read_text().splitlines()[1:]
+    counts = {label: sum(int(row.split(",")[2]) for row in rows if row.startswith(label)) for label in NAMES}
+    assert set(counts.values()) == {5 * (SIZES["test"] - 1)}  # five tokens of every sample that has any
+    both = lamb("explain", "clip.mp4", "--dataset", dataset, "--output", tmp_path / "x")
+    assert both.returncode == 2
+    assert "not both" in both.stderr
+
+
 def test_class_weights_are_the_odds() -> None:
     labels = np.array([[1, 1, 0], [0, 1, 0], [0, 1, 0], [0, 0, 0], [0, 0, 0]], np.float32)
     assert positive_weights(labels, "none") is None
