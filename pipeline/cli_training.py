@@ -7,7 +7,7 @@ lamb train --dataset comments --output runs/one
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -289,5 +289,7 @@ def _report(quiet: bool) -> Iterator[TrainingReport]:
             def step(epoch: int, done: int, total: int) -> None:
                 progress.update(task, completed=done, total=total, epoch=epoch)
 
-            line: Callable[[str], None] = lambda text: progress.console.print(text, markup=False, highlight=False)  # noqa: E731
+            def line(text: str) -> None:
+                progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
             yield TrainingReport(line, step)
