@@ -1,6 +1,6 @@
-"""Every choice the paper makes or leaves open, as one frozen record, and the fifteen rows of its Table 2.
+"""Every choice the paper makes or leaves open, as two frozen records (model, training), and the rows of its Table 2.
 
-In: plain values. Out: checked settings. No units but steps and layers; modality tuples are in the order text, audio,
+In: plain values. Out: checked settings. No units but steps, epochs and layers; modality tuples are in the order text, audio,
 visual; encoders are named by first letters, queries first: "TA" is Z_{text→audio}.
 
     settings = ModelSettings(dims=(300, 74, 35), n_labels=6)     # the paper's model, 136,337 parameters
@@ -14,8 +14,10 @@ import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from data.batches import MAX_STEPS, Truncation
 from data.errors import InputError
 from data.spec import MODALITIES, Modality
 
@@ -138,6 +140,77 @@ class ModelSettings(StrictSettings):
         """The modalities that any encoder reads, in the order text, audio, visual."""
         letters = set("".join(self.encoders))
         return tuple(MODALITY_OF[letter] for letter in UNIMODAL if letter in letters)
+
+
+LOWER_IS_BETTER = ("loss", "hamming_loss", "calibration_error")
+SELECTABLE = (
+    "accuracy",
+    "micro_precision",
+    "micro_recall",
+    "micro_f1",
+    "macro_f1",
+    "hamming_loss",
+    "subset_accuracy",
+    "mean_average_precision",
+    "calibration_error",
+    "loss",
+)
+
+
+class TrainSettings(StrictSettings):
+    """Settings of one training run; defaults are the paper's, or this project's reading of it.
+
+    Parameters
+    ----------
+    learning_rate, plateau_factor, plateau_patience : Adam's rate, multiplied by the factor after ``plateau_patience``
+        epochs without improvement of ``select_by`` on the validation set.
+    gradient_clip : largest gradient norm.
+    early_stop : epochs without improvement after which training ends.
+    label_smoothing : ε of eq. 8.
+    modality_dropout : probability of hiding each modality of a training sample; never all that it has.
+    seed : of order, weighted draws, dropout and augmentation. The model's first weights are the caller's.
+    device, precision : "auto" takes a GPU where there is one, and bfloat16 (autocast) on a GPU that has it, else float32.
+    select_by : validation metric that picks the best epoch; a rare-label problem may prefer "macro_f1".
+    threshold : probability from which a label holds in the validation metrics.
+    max_steps, truncation : see :func:`data.batches.collate`.
+    ema_decay : with more than 0, a moving average of the weights over optimiser steps, ``decay = min(ema_decay, (1 + step)
+        / (10 + step))``, is what is validated and kept as the best instead of the weights themselves.
+    """
+
+    epochs: int = Field(default=50, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    gradient_clip: float = Field(default=0.8, gt=0)
+    plateau_factor: float = Field(default=0.1, gt=0, lt=1)
+    plateau_patience: int = Field(default=5, ge=0)
+    early_stop: int = Field(default=10, ge=1)
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    modality_dropout: float = Field(default=0.0, ge=0, lt=1)
+    seed: int = Field(default=0, ge=0)
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    select_by: str = "accuracy"
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    max_steps: tuple[int, int, int] | None = MAX_STEPS
+    truncation: Truncation = "even"
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _known_metric(self) -> Self:
+        if self.select_by not in SELECTABLE:
+            raise ValueError(f"select_by must be one of {', '.join(SELECTABLE)}, but is {self.select_by!r}")
+        return self
+
+    def resolved(self) -> TrainSettings:
+        """The same with a device and a precision in place of "auto"."""
+        device = self.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        precision = self.precision
+        if precision == "auto":
+            precision = "bf16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "fp32"
+        return self.model_copy(update={"device": device, "precision": precision})
 
 
 TABLE2: dict[str, dict[str, Any]] = {

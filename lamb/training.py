@@ -19,94 +19,23 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from data.batches import MAX_STEPS, Batch, Sample, Truncation
+from data.batches import Batch, Sample
 from data.resident import Resident
 from lamb.distributed import add_up_gradients, place, total
 from lamb.metrics import evaluate
 from lamb.objective import objective
-from lamb.settings import StrictSettings
+from lamb.settings import LOWER_IS_BETTER, TrainSettings
 from lamb.training_state import TrainState
-
-LOWER_IS_BETTER = ("loss", "hamming_loss", "calibration_error")
-SELECTABLE = (
-    "accuracy",
-    "micro_precision",
-    "micro_recall",
-    "micro_f1",
-    "macro_f1",
-    "hamming_loss",
-    "subset_accuracy",
-    "mean_average_precision",
-    "calibration_error",
-    "loss",
-)
 
 Event = dict[str, Any]
 Augment = Callable[[Batch, torch.Generator], Batch]
-
-
-class TrainSettings(StrictSettings):
-    """Settings of one training run; defaults are the paper's, or this project's reading of it.
-
-    Parameters
-    ----------
-    learning_rate, plateau_factor, plateau_patience : Adam's rate, multiplied by the factor after ``plateau_patience``
-        epochs without improvement of ``select_by`` on the validation set.
-    gradient_clip : largest gradient norm.
-    early_stop : epochs without improvement after which training ends.
-    label_smoothing : ε of eq. 8.
-    modality_dropout : probability of hiding each modality of a training sample; never all that it has.
-    seed : of order, weighted draws, dropout and augmentation. The model's first weights are the caller's.
-    device, precision : "auto" takes a GPU where there is one, and bfloat16 (autocast) on a GPU that has it, else float32.
-    select_by : validation metric that picks the best epoch; a rare-label problem may prefer "macro_f1".
-    threshold : probability from which a label holds in the validation metrics.
-    max_steps, truncation : see :func:`data.batches.collate`.
-    ema_decay : with more than 0, a moving average of the weights over optimiser steps, ``decay = min(ema_decay, (1 + step)
-        / (10 + step))``, is what is validated and kept as the best instead of the weights themselves.
-    """
-
-    epochs: int = Field(default=50, ge=1)
-    batch_size: int = Field(default=64, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    gradient_clip: float = Field(default=0.8, gt=0)
-    plateau_factor: float = Field(default=0.1, gt=0, lt=1)
-    plateau_patience: int = Field(default=5, ge=0)
-    early_stop: int = Field(default=10, ge=1)
-    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
-    modality_dropout: float = Field(default=0.0, ge=0, lt=1)
-    seed: int = Field(default=0, ge=0)
-    device: str = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    select_by: str = "accuracy"
-    threshold: float = Field(default=0.5, gt=0, lt=1)
-    max_steps: tuple[int, int, int] | None = MAX_STEPS
-    truncation: Truncation = "even"
-    ema_decay: float = Field(default=0.0, ge=0, lt=1)
-
-    @model_validator(mode="after")
-    def _known_metric(self) -> Self:
-        if self.select_by not in SELECTABLE:
-            raise ValueError(f"select_by must be one of {', '.join(SELECTABLE)}, but is {self.select_by!r}")
-        return self
-
-    def resolved(self) -> TrainSettings:
-        """The same with a device and a precision in place of "auto"."""
-        device = self.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        precision = self.precision
-        if precision == "auto":
-            precision = "bf16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "fp32"
-        return self.model_copy(update={"device": device, "precision": precision})
 
 
 @dataclass(eq=False)
