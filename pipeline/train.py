@@ -62,12 +62,17 @@ def train_run(settings: RunSettings, folder: Path, report: TrainingReport) -> di
     device = _device(settings.training.device)
     rank, world = place()
     digest = _dataset_digest(settings.dataset)
-    if _claim(settings, digest, folder, rank):
+    record = {"kind": "lamb-run", "dataset_sha256": digest, "settings": settings.model_dump(mode="json")}
+    if _is_done(record, folder):
         report.line(f"{folder} is done already")
         return json.loads((folder / METRICS_NAME).read_text(encoding="utf-8"))
 
     dataset = load_dataset(settings.dataset)
     run = _prepare(settings, dataset, device)
+    if rank == 0 and not (folder / RUN_NAME).exists():  # only now: a run that cannot start leaves nothing behind
+        folder.mkdir(parents=True, exist_ok=True)
+        publish(folder / SETTINGS_NAME, settings.to_yaml().encode())
+        publish(folder / RUN_NAME, (json.dumps(record, indent=1) + "\n").encode())
     for line in run.remarks:
         report.line(line)
     report.line(
@@ -223,9 +228,8 @@ def _dataset_digest(folder: Path) -> str:
         ) from error
 
 
-def _claim(settings: RunSettings, digest: str, folder: Path, rank: int) -> bool:
-    """Make the folder this run's; whether the run is done already."""
-    record = {"kind": "lamb-run", "dataset_sha256": digest, "settings": settings.model_dump(mode="json")}
+def _is_done(record: dict[str, Any], folder: Path) -> bool:
+    """Whether the folder holds this run's results. Raises InputError if it holds another run, or anything else."""
     path = folder / RUN_NAME
     if path.exists():
         try:
@@ -240,17 +244,18 @@ def _claim(settings: RunSettings, digest: str, folder: Path, rank: int) -> bool:
                 code="other_run",
             )
         return (folder / METRICS_NAME).exists()
-    if rank == 0:
-        if folder.exists() and any(folder.iterdir()):
-            raise InputError(
-                f"Expected an empty or new folder but {str(folder)!r} holds other files.",
-                remedy="Choose another --output.",
-                code="output_exists",
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        publish(folder / SETTINGS_NAME, settings.to_yaml().encode())
-        publish(path, (json.dumps(record, indent=1) + "\n").encode())
+    if folder.exists() and not (folder.is_dir() and _empty(folder)):
+        raise InputError(
+            f"Expected an empty or new folder but {str(folder)!r} holds other files.",
+            remedy="Choose another --output.",
+            code="output_exists",
+        )
     return False
+
+
+def _empty(folder: Path) -> bool:
+    """But for settings of a run that was killed before its first line."""
+    return all(path.name == SETTINGS_NAME or path.name.startswith(".partial-") for path in folder.iterdir())
 
 
 def _first_difference(mine: Any, found: Any, name: str = "") -> str:

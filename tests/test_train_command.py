@@ -225,6 +225,7 @@ def test_wrong_settings_are_one_line(changes: list[str], message: str, dataset: 
         attempt()
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("text", ["a: [", "- 1", "\x00", "x: !!python/object/apply:os.system [echo]"])
