@@ -1,6 +1,6 @@
 """Files that are there whole or not at all.
 
-    write_whole(Path("run/state.safetensors"), content)
+write_whole(Path("run/state.safetensors"), content)
 """
 
 from __future__ import annotations
