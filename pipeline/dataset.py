@@ -12,6 +12,7 @@ Tracks of raw items are kept in ``<output>.work`` until the dataset is whole, so
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import shutil
 from collections import Counter
@@ -76,15 +77,11 @@ def build_dataset(
     """
     if source in FEATURE_SOURCES.names():
         read = FEATURE_SOURCES.get(source)
-        more = {} if options.emotions is None else {"emotions": options.emotions}
-        try:
-            return save_dataset(read(place, aligned=options.aligned, **more), output)
-        except TypeError as error:
-            if more and "emotions" in str(error):
-                raise InputError(
-                    f"Expected no --emotions for {source}: its labels come with it.", code="bad_option"
-                ) from error
-            raise
+        if options.emotions is None:
+            return save_dataset(read(place, aligned=options.aligned), output)
+        if "emotions" not in inspect.signature(read).parameters:
+            raise InputError(f"Expected no --emotions for {source}: its labels come with it.", code="bad_option")
+        return save_dataset(read(place, aligned=options.aligned, emotions=options.emotions), output)
     if options.aligned or options.emotions is not None:
         raise InputError(
             f"Expected neither --aligned nor --emotions for the raw dataset {source!r}.",

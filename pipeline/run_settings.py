@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import Field, model_validator
@@ -25,6 +25,7 @@ from lamb.settings import TABLE2, ModelSettings, StrictSettings, ablation
 from lamb.training import TrainSettings
 
 MAX_YAML_BYTES = 1_000_000
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class RunSettings(StrictSettings):
@@ -39,6 +40,8 @@ class RunSettings(StrictSettings):
     clip_std : normalised values are clipped there, in standard deviations; null: not at all.
     class_weights : "balanced" multiplies the positive part of each label's loss by negatives / positives, "sqrt" by its
         square root, "none" (the paper) by nothing.
+    column_dropout : share of the columns of text, audio, visual that are hidden in each training sample, against
+        learning a small set by heart; see :func:`lamb.augmentation.drop_columns`.
     licence : of the checkpoint; default: the dataset's.
     """
 
@@ -48,6 +51,7 @@ class RunSettings(StrictSettings):
     training: TrainSettings = Field(default_factory=TrainSettings)
     clip_std: float | None = Field(default=5.0, gt=0)
     class_weights: Literal["none", "sqrt", "balanced"] = "none"
+    column_dropout: tuple[Share, Share, Share] = (0.0, 0.0, 0.0)
     licence: str | None = None
 
     @model_validator(mode="after")

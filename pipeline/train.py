@@ -27,16 +27,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.batches import Sample
+from data.batches import Batch, Sample
 from data.dataset import INDEX_NAME, Dataset, load_dataset
 from data.errors import InputError
 from data.sources import SPLITS, Split
+from data.spec import MODALITIES
+from lamb.augmentation import drop_columns
 from lamb.calibration import calibrate
 from lamb.checkpoint import FOLDER_NAME, Checkpoint
 from lamb.distributed import place
 from lamb.model import LAMB
 from lamb.normalization import Normalization
-from lamb.training import Event, TrainSettings, fit
+from lamb.training import Augment, Event, TrainSettings, fit
 from lamb.training_state import TrainState, load_state, save_state
 from pipeline.evaluate import evaluate_samples, logits_of
 from pipeline.predict import publish
@@ -99,6 +101,7 @@ def train_run(settings: RunSettings, folder: Path, report: TrainingReport) -> di
             on_step=report.step,
             on_state=lambda state: save_state(state, state_path),
             positive_weights=run.positive_weights,
+            augment=column_dropout(settings.column_dropout),
             resume=resume,
         )
     run.model.load_state_dict(result.best_state)
@@ -175,6 +178,20 @@ def positive_weights(labels: np.ndarray, how: str) -> np.ndarray | None:
     positives = labels.sum(axis=0)
     odds = np.where(positives > 0, (len(labels) - positives) / np.maximum(positives, 1), 1.0)
     return odds if how == "balanced" else np.sqrt(odds)
+
+
+def column_dropout(shares: tuple[float, float, float]) -> Augment | None:
+    """Hides columns of each modality in training batches, by share; None where all shares are 0."""
+    if not any(shares):
+        return None
+
+    def augment(batch: Batch, generator: torch.Generator) -> Batch:
+        for name, share in zip(MODALITIES, shares, strict=True):
+            if share:
+                batch = drop_columns(batch, generator, share, name)
+        return batch
+
+    return augment
 
 
 def _checkpoint(settings: RunSettings, dataset: Dataset, run: _Run, digest: str, best_epoch: int) -> Checkpoint:

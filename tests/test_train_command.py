@@ -12,16 +12,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from sklearn import metrics as sklearn_metrics
 
+from data.batches import collate
 from data.dataset import load_dataset
 from data.errors import InputError
+from data.spec import MODALITIES
 from lamb.checkpoint import Checkpoint
 from pipeline.evaluate import logits_of
 from pipeline.run_settings import RunSettings, read_settings
-from pipeline.train import TrainingReport, positive_weights, train_run
-from tests.planted_dataset import NAMES, SIZES, planted_folder
+from pipeline.train import TrainingReport, column_dropout, positive_weights, train_run
+from tests.planted_dataset import DIMS, NAMES, SIZES, planted_folder, planted_samples
 
 QUICK = ["training.epochs=3", "training.batch_size=16", "training.learning_rate=0.003"]
 
@@ -240,7 +243,7 @@ def test_broken_yaml_is_one_line(text: str, tmp_path: Path) -> None:
 def test_features_and_labels_of_another_kind_are_refused(run: tuple[Path, str], tmp_path: Path) -> None:
     from data.dataset import DatasetHeader, Reading, save_dataset
     from data.labels import LabelSet
-    from tests.planted_dataset import planted_header, planted_samples
+    from tests.planted_dataset import planted_header
 
     header = planted_header()
     renamed = DatasetHeader("other", LabelSet(("calm", "joy", "fury")), header.specs, False, {})
@@ -267,6 +270,19 @@ def test_figures_of_a_run(run: tuple[Path, str], dataset: Path, tmp_path: Path) 
     both = lamb("explain", "clip.mp4", "--dataset", dataset, "--output", tmp_path / "x")
     assert both.returncode == 2
     assert "not both" in both.stderr
+
+
+def test_columns_are_hidden_by_modality() -> None:
+    assert column_dropout((0.0, 0.0, 0.0)) is None
+    samples = [sample for split, sample in planted_samples() if split == "train"]
+    batch = collate(samples, (DIMS["text"], DIMS["audio"], DIMS["visual"]))
+    augment = column_dropout((0.0, 0.5, 0.9))
+    assert augment is not None
+    hidden = augment(batch, torch.Generator().manual_seed(0))
+    for name, share in zip(MODALITIES, (0.0, 0.5, 0.9), strict=True):
+        gone = (hidden.values[name] == 0).all(dim=1)  # (N, d)
+        assert float(gone.float().mean()) == pytest.approx(share, abs=0.06)
+        assert torch.equal(hidden.masks[name], batch.masks[name])
 
 
 def test_class_weights_are_the_odds() -> None:

@@ -1,8 +1,8 @@
 """Labelled data as it lies on disk: one file per dataset, each registered by name.
 
 Two kinds. Raw sets give a list of :class:`LabelledItem` (text, sound, pictures or videos, whose features are still to be
-extracted), in a fixed order, with splits in which no speaker or person appears twice. Feature sets come as the arrays of
-an earlier extraction and give a :class:`data.dataset.Reading`.
+extracted), in a fixed order, with splits in which no speaker or person appears twice unless they were published so. Feature
+sets come as the arrays of an earlier extraction and give a :class:`data.dataset.Reading`.
 
     items = SOURCES.get("ravdess")(Path("ravdess"))
     [item for item in items if item.split == "train"]
