@@ -3,7 +3,7 @@
 In: a text track (one row per word, with times) and another track on the same clock. Out: a track of as many rows as there
 are words, with the words' times.
 
-    audio_of_words = align_to_words(clip.text, clip.audio)
+    audio_of_words = align_to_words(clip.tracks["text"], clip.tracks["audio"])
     audio_of_words.values                                   # float32 (words, 74)
 
 A row belongs to the word in whose interval ``[start_s, end_s)`` its middle lies, to several where words overlap.
