@@ -17,7 +17,7 @@ samples have one to ``N_EVENTS`` events a group, test samples all of them: few e
 The exit status is 1 where the full model does not beat an ablation by ``MARGIN`` on every label that the ablation should
 lose. Two ablations are shown but not judged. "w/o label correlations": with one decoder layer label-to-label attention never
 sees the input, so that a label's own embedding can take its place; nothing can be lost by construction. "w/o label
-embeddings": with one question per sample one query for all labels can find whatever evidence is there.
+embeddings": the classifier then has a row per label, which does their work.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ QUICK_ROWS = ("full", "only unimodal", "only audio-text", "only text")
 QUICK_QUESTIONS = ("TA",)
 UNJUDGED = {
     "w/o label correlations": "one decoder layer's label attention never sees the input",
-    "w/o label embeddings": "one question per sample can be found by one query",
+    "w/o label embeddings": "the classifier then has a row per label, which does their work",
 }
 
 
