@@ -16,7 +16,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb
@@ -285,6 +285,16 @@ def match_clips(clips: dict[int, float], segments: list[Segment]) -> dict[int, S
         if all(abs(s.sentiment - clips[n]) < SAME_SENTIMENT for n, s in zip(numbers, chosen, strict=True)):
             found[tuple(segment.ratings for segment in chosen)] = dict(zip(numbers, chosen, strict=True))
     return next(iter(found.values())) if len(found) == 1 else None
+
+
+def check_aligned(steps: Mapping[Any, int], aligned: bool, path: Path) -> None:
+    """Raise InputError unless the sequences have one length exactly where word-aligned ones are asked for."""
+    if aligned != (len(set(steps.values())) == 1):
+        raise InputError(
+            f"Expected {'word-aligned' if aligned else 'unaligned'} sequences in {path.name} but got lengths {steps}.",
+            remedy="Use the other setting of --aligned for this file.",
+            code="bad_dataset",
+        )
 
 
 def check_matched(dropped: int, total: int, source: str) -> None:

@@ -14,7 +14,6 @@ Guo, Pleiss, Sun and Weinberger (2017), "On Calibration of Modern Neural Network
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +21,6 @@ import numpy as np
 from lamb.metrics import N_BINS, expected_calibration_error, tune_thresholds
 
 TEMPERATURE_LIMIT = 20.0  # between 1/20 and 20: logits that separate the validation set would ask for 0
-TUNERS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"f1": tune_thresholds}
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,21 +84,18 @@ def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
     return math.exp(best.x) if best.fun < mean_nats(0.0) else 1.0
 
 
-def calibrate(logits: np.ndarray, truth: np.ndarray, metric: str = "f1") -> Calibration:
-    """Temperature, then the thresholds per label that are best by ``metric`` on the calibrated probabilities.
+def calibrate(logits: np.ndarray, truth: np.ndarray) -> Calibration:
+    """Temperature, then the threshold per label that is best by its F1 on the calibrated probabilities.
 
     Parameters
     ----------
     logits : finite numbers [shape=(N, c)], N and c at least 1.
     truth : 0 and 1 [shape=(N, c)].
-    metric : ``f1``, of each label by itself.
 
     Raises
     ------
-    ValueError : as :func:`fit_temperature`; no samples; an unknown metric.
+    ValueError : as :func:`fit_temperature`; no samples.
     """
-    if metric not in TUNERS:
-        raise ValueError(f"Expected metric to be one of {', '.join(TUNERS)} but got {metric!r}")
     logits, truth = _checked(logits, truth)
     if not logits.size:
         raise ValueError(f"Expected at least one sample and one label to calibrate on but got shape {logits.shape}")
@@ -108,7 +103,7 @@ def calibrate(logits: np.ndarray, truth: np.ndarray, metric: str = "f1") -> Cali
     before, after = _probabilities(logits), _probabilities(logits / temperature)
     return Calibration(
         temperature=temperature,
-        thresholds=TUNERS[metric](after, truth),
+        thresholds=tune_thresholds(after, truth),
         ece_before=expected_calibration_error(truth, before),
         ece_after=expected_calibration_error(truth, after),
         label_ece=np.array([expected_calibration_error(truth[:, [k]], after[:, [k]]) for k in range(truth.shape[1])]),

@@ -54,6 +54,15 @@ def total(value: Tensor) -> Tensor:
     return value
 
 
+def agreed(value: float, device: torch.device) -> float:
+    """The first process's value, for all: where each decided by its own rounding, one might stop and the others wait."""
+    if place()[1] == 1:
+        return value
+    shared = torch.tensor([value], dtype=torch.float64, device=device)
+    distributed.broadcast(shared, 0)
+    return float(shared)
+
+
 @contextmanager
 def process_group(cuda: bool) -> Iterator[None]:
     """Join the processes that torchrun started (WORLD_SIZE in the environment); nothing without it."""

@@ -28,7 +28,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from data.batches import Batch, Sample
 from data.resident import Resident
-from lamb.distributed import add_up_gradients, place, total
+from lamb.distributed import add_up_gradients, agreed, place, total
 from lamb.metrics import evaluate
 from lamb.objective import objective
 from lamb.settings import LOWER_IS_BETTER, TrainSettings
@@ -138,7 +138,7 @@ def fit(
             train_s = time.perf_counter() - started_s
             judged = model if average is None else average.module
             measured = validate(judged, valid_set, settings, names, positive)
-            score = sign * measured[settings.select_by]
+            score = agreed(sign * measured[settings.select_by], device)
             best = score > best_score
             if best:
                 best_score, best_epoch = score, epoch

@@ -11,6 +11,7 @@ Tracks of raw items are kept in ``<output>.work`` until the dataset is whole, so
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import json
@@ -102,7 +103,9 @@ def build_dataset(
     work = output.with_name(output.name + ".work")
     raw = _RawItems(source, items, work, options, extractors(), say)
     counts = save_dataset(Reading(raw.header, raw.samples()), output)
-    shutil.rmtree(work, ignore_errors=True)
+    shutil.rmtree(raw.folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # tracks of other settings, or somebody's own files: they stay
+        work.rmdir()
     for reason, n in raw.dropped.items():
         say(f"left out: {n} items, {reason}")
     return counts
@@ -125,6 +128,12 @@ class _RawItems:
         return self.extractors.specs
 
     @property
+    def folder(self) -> Path:
+        """Where tracks of these extractors are kept until the dataset is whole."""
+        specs = json.dumps([spec.fingerprint() for spec in self.specs.values()])
+        return self.work / hashlib.sha256(specs.encode()).hexdigest()[:16]
+
+    @property
     def header(self) -> DatasetHeader:
         names = (*EMOTIONS, NEUTRAL) if self.options.neutral else EMOTIONS
         notes = {
@@ -137,12 +146,11 @@ class _RawItems:
 
     def samples(self) -> Iterator[tuple[Split, Sample]]:
         labels = self.header.label_set
-        digest = hashlib.sha256(json.dumps([s.fingerprint() for s in self.specs.values()]).encode()).hexdigest()[:16]
         for number, item in enumerate(self.items):
             if number % 100 == 0:
                 self.say(f"{self.source}: {number:,} of {len(self.items):,}")
             try:
-                tracks = self._tracks(item, self.work / digest)
+                tracks = self._tracks(item)
             except LambError as error:
                 self.dropped[f"{error.code}"] += 1
                 self.say(f"left out {item.id}: {error}")
@@ -160,17 +168,16 @@ class _RawItems:
                 ),
             )
 
-    def _tracks(self, item: LabelledItem, folder: Path) -> dict[Modality, FeatureTrack]:
+    def _tracks(self, item: LabelledItem) -> dict[Modality, FeatureTrack]:
         found: dict[Modality, FeatureTrack] = {
             name: FeatureTrack.empty(self.specs[name], "not_extracted") for name in MODALITIES
         }
         if item.path is None:
             return found | _text(item, self.extractors)
         wanted = self.options.modalities
-        stem = folder / item.id.replace("/", "_")
-        missing = [name for name in wanted if not _stem(stem, name).with_suffix(".json").is_file()]
-        if missing:
-            folder.mkdir(parents=True, exist_ok=True)
+        stem = self.folder / item.id.replace("/", "_")
+        if not all(_stem(stem, f"{name}.json").is_file() for name in wanted):
+            self.folder.mkdir(parents=True, exist_ok=True)
             for name, track in extract_item(item, wanted, self.extractors).items():
                 track.save(_stem(stem, name))  # the JSON is written last: its presence means a whole track
         for name in wanted:
@@ -178,8 +185,8 @@ class _RawItems:
         return found
 
 
-def _stem(stem: Path, modality: Modality) -> Path:
-    return stem.with_name(f"{stem.name}-{modality}")
+def _stem(stem: Path, ending: str) -> Path:
+    return stem.with_name(f"{stem.name}-{ending}")
 
 
 def extract_item(

@@ -20,6 +20,7 @@ from data.batches import Sample
 from data.dataset import Dataset, load_dataset
 from data.errors import InputError
 from data.sources import Split
+from lamb.calibration import reliability
 from lamb.checkpoint import Checkpoint
 from lamb.metrics import cooccurrence_confusion, evaluate, expected_calibration_error
 from lamb.training import TrainSettings, predict_logits
@@ -69,12 +70,24 @@ def evaluate_samples(checkpoint: Checkpoint, dataset: Dataset, split: Split, dev
             "temperature": checkpoint.temperature,
             "ece": expected_calibration_error(truth, probabilities),
             "ece_uncalibrated": expected_calibration_error(truth, _sigmoid(logits)),
+            "reliability": _reliability(truth, probabilities),
         },
         "confusion": {
             "rows": "true label, none last",
             "columns": "predicted label, none last",
             "counts": cooccurrence_confusion(truth, predicted).tolist(),
         },
+    }
+
+
+def _reliability(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, list[float | None]]:
+    """A reliability diagram's bins; None where one is empty."""
+    found = reliability(truth, probabilities)
+    return {
+        "edges": found.edges.tolist(),
+        "mean_probability": [None if np.isnan(value) else float(value) for value in found.mean_probability],
+        "share_positive": [None if np.isnan(value) else float(value) for value in found.share_positive],
+        "decisions": found.counts.tolist(),
     }
 
 

@@ -119,6 +119,7 @@ def train_run(settings: RunSettings, folder: Path, report: TrainingReport) -> di
             "temperature": found.temperature,
             "valid_ece_before": found.ece_before,
             "valid_ece_after": found.ece_after,
+            "valid_ece_per_label": dict(zip(dataset.header.label_set.names, found.label_ece.tolist(), strict=True)),
         },
     }
     for split in SPLITS[1:]:

@@ -154,19 +154,18 @@ ONE = np.ones((1, 1))
 
 
 @pytest.mark.parametrize(
-    ("logits", "truth", "metric", "message"),
+    ("logits", "truth", "message"),
     [
-        (np.zeros((2, 3)), np.zeros((3, 2)), "f1", "one shape"),
-        (np.zeros((0, 3)), np.zeros((0, 3)), "f1", "at least one sample"),
-        (np.nan * ONE, ONE, "f1", "finite logits"),
-        (ONE, 0.5 * ONE, "f1", "0 and 1 only"),
-        (ONE, ONE, "kappa", "metric to be one of f1 but got 'kappa'"),
+        (np.zeros((2, 3)), np.zeros((3, 2)), "one shape"),
+        (np.zeros((0, 3)), np.zeros((0, 3)), "at least one sample"),
+        (np.nan * ONE, ONE, "finite logits"),
+        (ONE, 0.5 * ONE, "0 and 1 only"),
     ],
-    ids=["shape", "empty", "nan", "truth", "metric"],
+    ids=["shape", "empty", "nan", "truth"],
 )
-def test_calibrate_checks_what_it_gets(logits: np.ndarray, truth: np.ndarray, metric: str, message: str) -> None:
+def test_calibrate_checks_what_it_gets(logits: np.ndarray, truth: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        calibrate(logits, truth, metric)
+        calibrate(logits, truth)
 
 
 @pytest.mark.parametrize(

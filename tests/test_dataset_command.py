@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,41 @@ def test_sounds_become_acoustic_columns_and_a_stopped_build_goes_on(
     assert len(sample.values["text"]) == len(sample.values["visual"]) == 0
 
 
+def test_a_stopped_build_of_pictures_goes_on_and_leaves_other_files_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ids with a dot in them; and a folder of the user's that happens to be called as the one for kept tracks."""
+    import pipeline.starter_data
+    from data.track import FeatureTrack
+
+    pictures = tmp_path / "faces"
+    pictures.mkdir()
+    names = [f"Person{i}_0001.jpg" for i in range(3)]
+    (pictures / "labels.csv").write_text("image,emotion\n" + "".join(f"{name},fear\n" for name in names))
+    for name in names:
+        (pictures / name).write_bytes(b"")
+    own = tmp_path / "set.work" / "mine.txt"
+    own.parent.mkdir()
+    own.write_text("x")
+    extractors = Extractors(PipelineSettings())
+    seen: list[str] = []
+
+    def still(item, settings):
+        seen.append(item.id)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return FeatureTrack.from_rate(np.ones((2, 35), np.float32), replace(extractors.specs["visual"], rate_hz=25.0))
+
+    monkeypatch.setattr(pipeline.starter_data, "still_track", still)
+    options = BuildOptions(modalities=("visual",))
+    with pytest.raises(KeyboardInterrupt):
+        build_dataset("face-stills", pictures, tmp_path / "set", options, lambda: extractors, quiet)
+    counts = build_dataset("face-stills", pictures, tmp_path / "set", options, lambda: extractors, quiet)
+    assert sum(counts.values()) == 3
+    assert len(seen) == 2 + 2  # the first was kept
+    assert [path.name for path in own.parent.iterdir()] == ["mine.txt"]
+
+
 def test_a_summary_that_can_be_held_against_the_data(tmp_path: Path) -> None:
     folder = planted_folder(tmp_path / "set")
     held = load_dataset(folder)
@@ -130,8 +166,6 @@ def test_a_summary_that_can_be_held_against_the_data(tmp_path: Path) -> None:
 
 
 def test_leaks_are_found(tmp_path: Path) -> None:
-    from dataclasses import replace
-
     from data.dataset import Reading, save_dataset
     from tests.planted_dataset import planted_header, planted_samples
 

@@ -112,6 +112,14 @@ def test_results_are_scikit_learn_s(run: tuple[Path, str], dataset: Path) -> Non
     expected = sklearn_metrics.average_precision_score(truth, probabilities, average=None)
     assert [results["at_half"][f"ap/{name}"] for name in NAMES] == pytest.approx(list(expected), abs=1e-5)
     assert results["at_half"]["macro_f1"] > 0.7  # planted, so it can be learned
+    bars = results["calibration"]["reliability"]
+    assert sum(bars["decisions"]) == truth.size
+    gaps = [
+        n * abs(p - share)
+        for n, p, share in zip(bars["decisions"], bars["mean_probability"], bars["share_positive"], strict=True)
+        if n
+    ]
+    assert sum(gaps) / truth.size == pytest.approx(results["calibration"]["ece"], abs=1e-4)
     assert json.loads((run[0] / "metrics.json").read_text())["test"] == results
     shown = lamb("evaluate", run[0], "--dataset", dataset).stdout
     assert f"{results['at_half']['micro_f1']:.4f}" in shown

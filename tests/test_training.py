@@ -178,6 +178,26 @@ def test_averaged_weights_are_the_moving_mean() -> None:
     assert not torch.allclose(mean, model.bias.detach(), atol=1e-3)
 
 
+def test_bfloat16_trains_like_float32() -> None:
+    half, full = (
+        fit(make_model(), TRAIN, VALID, SHORT.model_copy(update={"precision": precision}), NAMES).history
+        for precision in ("bf16", "fp32")
+    )
+    for one, other in zip(half, full, strict=True):
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=0.05)
+        assert one["train_loss"] != other["train_loss"]  # it was not the same arithmetic
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_trains_like_the_cpu() -> None:
+    settings = SHORT.model_copy(update={"precision": "fp32"})
+    losses = [
+        [event["train_loss"] for event in fit(make_model(dropout=0.0), TRAIN, VALID, s, NAMES).history]
+        for s in (settings.model_copy(update={"device": "cpu"}), settings.model_copy(update={"device": "cuda"}))
+    ]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-2)
+
+
 def _worker(rank: int, world: int, folder: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=world)

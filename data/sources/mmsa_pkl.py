@@ -25,6 +25,7 @@ from data.mosei import (
     LICENCE,
     RatingTable,
     Segment,
+    check_aligned,
     check_matched,
     cleaned,
     cut,
@@ -81,12 +82,7 @@ def read(path: Path, aligned: bool = False, emotions: Path | None = None) -> Rea
             f"{type(error).__name__}: {error}.",
             code="bad_dataset",
         ) from error
-    if aligned != (len(set(steps.values())) == 1):
-        raise InputError(
-            f"Expected {'word-aligned' if aligned else 'unaligned'} sequences in {path.name} but got lengths {steps}.",
-            remedy="Use the other setting of --aligned for this file.",
-            code="bad_dataset",
-        )
+    check_aligned(steps, aligned, path)
     segments = _matched(ids, sentiments, read_ratings(emotions or path.parent))
     total = sum(len(clips) for clips in ids.values())
     dropped = total - len(segments)

@@ -26,6 +26,7 @@ from data.mosei import (
     SEGMENT_KEY,
     RatingTable,
     Segment,
+    check_aligned,
     check_matched,
     feature_specs,
     label_vector,
@@ -74,12 +75,7 @@ def read(path: Path, aligned: bool = False, emotions: Path | None = None) -> Rea
             f"{type(error).__name__}: {error}.",
             code="bad_dataset",
         ) from error
-    if aligned != (len(set(steps.values())) == 1):
-        raise InputError(
-            f"Expected {'word-aligned' if aligned else 'unaligned'} sequences in {path.name} but got lengths {steps}.",
-            remedy="Use the other setting of --aligned for this file.",
-            code="bad_dataset",
-        )
+    check_aligned(steps, aligned, path)
     table = None if rated else read_ratings(emotions or path.parent)
     found: dict[Split, list[tuple[str, str, Any]]] = {split: [] for split in SPLITS}
     for split in SPLITS:
