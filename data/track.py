@@ -9,8 +9,10 @@ In: feature rows with times in seconds. Out: slices, coverage (0..1), safetensor
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -110,7 +112,8 @@ class FeatureTrack:
         if end_s <= start_s:
             return 0.0
         covered, reached = 0.0, start_s
-        for begin, end in zip(self.start_s[self.valid], self.end_s[self.valid], strict=True):
+        there = self.valid & (self.start_s < end_s) & (self.end_s > start_s)
+        for begin, end in zip(self.start_s[there].tolist(), self.end_s[there].tolist(), strict=True):
             begin, end = max(begin, reached), min(end, end_s)
             if end > begin:
                 covered += end - begin
@@ -121,12 +124,8 @@ class FeatureTrack:
         """Write ``<stem>.safetensors`` (values, start_s, end_s, valid, defined if given) and ``<stem>.json`` (spec, reason)."""
         from safetensors.numpy import save_file
 
-        arrays = {"values": self.values, "start_s": self.start_s, "end_s": self.end_s, "valid": self.valid}
-        if self.defined is not None:
-            arrays["defined"] = self.defined
-        save_file(arrays, stem.with_name(stem.name + ".safetensors"))
-        record = {"spec": self.spec.to_dict(), "fingerprint": self.spec.fingerprint(), "reason": self.reason}
-        stem.with_name(stem.name + ".json").write_text(json.dumps(record, indent=1) + "\n")
+        save_file(self.arrays(), stem.with_name(stem.name + ".safetensors"))
+        stem.with_name(stem.name + ".json").write_text(json.dumps(self.description(), indent=1) + "\n")
 
     @classmethod
     def load(cls, stem: Path) -> FeatureTrack:
@@ -136,9 +135,22 @@ class FeatureTrack:
 
         try:
             record = json.loads(stem.with_name(stem.name + ".json").read_text())
-            arrays = load_file(stem.with_name(stem.name + ".safetensors"))
-            spec = FeatureSpec.from_dict(record["spec"])
-            times = arrays["start_s"], arrays["end_s"]
-            return cls(arrays["values"], *times, arrays["valid"], spec, record.get("reason"), arrays.get("defined"))
+            return cls.from_arrays(load_file(stem.with_name(stem.name + ".safetensors")), record)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise InputError(f"Expected a saved feature track at {stem} but it cannot be read: {error}.") from error
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All arrays by name; with :meth:`description` they are the whole track."""
+        found = {"values": self.values, "start_s": self.start_s, "end_s": self.end_s, "valid": self.valid}
+        return found if self.defined is None else found | {"defined": self.defined}
+
+    def description(self) -> dict[str, Any]:
+        """Spec, its fingerprint and the reason, as plain JSON values."""
+        return {"spec": self.spec.to_dict(), "fingerprint": self.spec.fingerprint(), "reason": self.reason}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], description: dict[str, Any]) -> FeatureTrack:
+        """What :meth:`arrays` and :meth:`description` were taken of. Raises ValueError, KeyError, TypeError."""
+        spec = FeatureSpec.from_dict(description["spec"])
+        times = arrays["start_s"], arrays["end_s"]
+        return cls(arrays["values"], *times, arrays["valid"], spec, description.get("reason"), arrays.get("defined"))

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -363,10 +363,12 @@ def run_ffmpeg(graph: Any, timeout_s: float) -> tuple[int, str]:
 
 
 @contextlib.contextmanager
-def decode_audio(info: MediaInfo, limits: Limits = Limits()) -> Iterator[Audio]:
+def decode_audio(
+    info: MediaInfo, limits: Limits = Limits(), only: Literal["speech", "native"] | None = None
+) -> Iterator[Audio]:
     """Decode the file's sound to temporary raw files, mapped into memory; they vanish when the context ends.
 
-    All channels are averaged. What can be decoded of a damaged stream is used.
+    All channels are averaged. What can be decoded of a damaged stream is used. ``only`` leaves the other array empty.
 
     Raises MissingStream (no_audio) if there is no audio stream; ToolError (audio_unreadable, ffmpeg_timeout).
     """
@@ -385,14 +387,17 @@ def decode_audio(info: MediaInfo, limits: Limits = Limits()) -> Iterator[Audio]:
         # (it keeps power, so a file would get louder the more channels it has); "<" scales the gains to sum to one.
         channels = "+".join(f"c{channel}" for channel in range(max(1, info.audio_channels)))
         sound = source[str(info.audio_index)].filter("aresample", **{"async": 1, "first_pts": 0})
-        sound = sound.filter("pan", f"mono|c0<{channels}").filter_multi_output("asplit")
+        sound = sound.filter("pan", f"mono|c0<{channels}")
         common = {"f": "f32le", "acodec": "pcm_f32le", "t": limits.max_duration_s, "vn": None}
-        graph = ffmpeg.merge_outputs(
-            sound[0].output("file:" + str(speech), ar=SPEECH_RATE_HZ, **common),
-            sound[1].output("file:" + str(native), ar=rate_hz, **common),
-        )
+        wanted = {"speech": (speech, SPEECH_RATE_HZ), "native": (native, rate_hz)}
+        wanted = {only: wanted[only]} if only else wanted
+        split = sound.filter_multi_output("asplit") if len(wanted) > 1 else [sound]
+        outputs = [
+            split[i].output("file:" + str(path), ar=rate, **common) for i, (path, rate) in enumerate(wanted.values())
+        ]
+        graph = ffmpeg.merge_outputs(*outputs) if len(outputs) > 1 else outputs[0]
         status, last_line = run_ffmpeg(graph, limits.decode_limit_s(info.duration_s))
-        n_bytes = native.stat().st_size if native.exists() else 0
+        n_bytes = sum(path.stat().st_size for path, _ in wanted.values() if path.exists())
         if n_bytes == 0 and status:
             raise ToolError(
                 f"Expected sound in {str(info.path)!r} but ffmpeg says: {last_line}", code="audio_unreadable"
