@@ -387,7 +387,8 @@ def decode_audio(
         # (it keeps power, so a file would get louder the more channels it has); "<" scales the gains to sum to one.
         channels = "+".join(f"c{channel}" for channel in range(max(1, info.audio_channels)))
         sound = source[str(info.audio_index)].filter("aresample", **{"async": 1, "first_pts": 0})
-        sound = sound.filter("pan", f"mono|c0<{channels}")
+        # Without a rate of its own before the split, ffmpeg lets both branches have the lower one.
+        sound = sound.filter("pan", f"mono|c0<{channels}").filter("aformat", sample_rates=info.audio_rate_hz or rate_hz)
         common = {"f": "f32le", "acodec": "pcm_f32le", "t": limits.max_duration_s, "vn": None}
         wanted = {"speech": (speech, SPEECH_RATE_HZ), "native": (native, rate_hz)}
         wanted = {only: wanted[only]} if only else wanted

@@ -314,3 +314,19 @@ def test_sound_that_is_mostly_damaged_is_used_and_named(tmp_path: Path) -> None:
     with decode_audio(probe(path)) as audio:
         assert audio.damaged
         assert len(audio.speech_16k) == pytest.approx(4 * 16000, abs=3000)
+
+
+def test_native_sound_keeps_its_upper_half_beside_16_khz(tmp_path: Path) -> None:
+    """Both rates from one pass: a tone at 15 kHz is in the native samples, as loud as when they are decoded alone."""
+    info = probe(tone(tmp_path / "high.wav", rate=44100, frequency=15_000, seconds=1))
+    with (
+        decode_audio(info) as both,
+        decode_audio(info, only="native") as native,
+        decode_audio(info, only="speech") as speech,
+    ):
+        assert both.native.std() == pytest.approx(0.125 / np.sqrt(2), rel=0.02)
+        assert np.array_equal(both.native, native.native)
+        assert not len(native.speech_16k)
+        assert np.array_equal(both.speech_16k, speech.speech_16k)
+        assert both.speech_16k.std() < 0.001
+        assert not len(speech.native)
