@@ -9,12 +9,13 @@ Missing modalities are reasons and masks, never exceptions; exceptions are files
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 
@@ -27,15 +28,11 @@ from extractors.frame import Frame
 from extractors.media import SPEECH_RATE_HZ, Audio, Limits, MediaInfo, decode_audio, probe, read_frames
 from extractors.weights import sha256_file
 from pipeline.events import Event, Notify, ignore
+from pipeline.parts import AcousticPart, FacialPart, Loudness, SpeechPart
 from pipeline.settings import PipelineSettings
 from pipeline.utterances import Utterance, cut_utterances, mask_outside, speech_blocks
 
-if TYPE_CHECKING:
-    from extractors.speech import Transcript
-
-T = TypeVar("T")
 Stage = Literal["text", "acoustic", "facial"]
-Loudness = tuple[np.ndarray, np.ndarray]  # times in seconds, root mean square
 
 TRUNCATED_S = 0.75  # declared length minus decoded length beyond which a file counts as cut short
 ENERGY_RATE_HZ = 25  # of the loudness curve that "--face speaker" compares mouths with
@@ -62,6 +59,14 @@ class Analysis:
     @property
     def outcome(self) -> str:
         return "partial" if self.reasons else "ok"
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A file's decoded sound, or None; ``reasons`` says why it is missing or damaged."""
+
+    audio: Audio | None
+    reasons: tuple[str, ...]
 
 
 class Extractors:
@@ -133,132 +138,81 @@ class Extractors:
         Raises InputError (see ``extractors.media.probe``; ``no_content`` where nothing can be decoded at all) and
         WeightsError.
         """
-        name = path.name
-        info = probe(path, self.limits)
-        digest = sha256_file(info.path)
-        notify(Event(name, "probe", 1.0, f"{info.duration_s:.1f} s"))
-        reasons: list[str] = []
-        sound = self._listen(info, reasons, functools.partial(self._hear, info.path.name, reasons, notify))
-        if sound is None:
-            sound = _Sound.absent(self.specs, reasons[-1])
-        face = self._look(info, sound.loudness, reasons, notify)
-
-        tracks = {"text": sound.text, "audio": sound.audio, "visual": face.track}
-        seen_s = max((float(t.end_s[-1]) for t in (sound.audio, face.track) if len(t)), default=0.0)
-        if seen_s == 0.0:
-            raise InputError(
-                f"Expected sound or pictures but nothing in {str(path)!r} can be decoded.", code="no_content"
-            )
-        if info.duration_s - seen_s > TRUNCATED_S:
-            reasons.append("truncated")
-        anyone = _anyone(face.track, face.faces)
-        utterances = cut_utterances(sound.segments, sound.words, anyone, self.settings)
-        clips = [
-            self._clip(u, path, digest, {**tracks, "visual": visual}, sound.words, extra)
-            for u in utterances
-            for visual, extra in self._faces_in(u, face)
-        ]
-        return Analysis(
-            info=info,
-            sha256=digest,
-            duration_s=info.duration_s or seen_s,
-            words=sound.words,
-            tracks=tracks,  # type: ignore[arg-type]
-            blendshapes=face.blendshapes,
-            faces=face.faces,
-            utterances=tuple(utterances),
-            clips=tuple(clip for clip in clips if any(t.observed for t in clip.tracks.values())),
-            reasons=tuple(reasons),
-        )
+        info, digest = self.open(path, notify)
+        with self.sound(info) as sound:
+            speech = self.speech(sound, info, notify)
+            acoustic = self.acoustic(sound, info, notify)
+        facial = self.facial(info, speech.loudness, notify)
+        return self.assemble(path, info, digest, speech, acoustic, facial)
 
     def extract_one(self, stage: Stage, path: Path, notify: Notify = ignore) -> Analysis:
         """One track of a file, whole and without the others: no utterances, and the acoustic one also where nobody speaks.
 
         Raises InputError as :meth:`analyse` does.
         """
+        info, digest = self.open(path, notify)
+        if stage == "facial":
+            return self.assemble_one(info, digest, self.facial(info, None, notify))
+        with self.sound(info) as sound:
+            part = self.acoustic(sound, info, notify) if stage == "acoustic" else self.speech(sound, info, notify)
+        return self.assemble_one(info, digest, part)
+
+    # ---- stages: each reads the file for itself and waits for no other ---------------------------------------------------
+
+    def open(self, path: Path, notify: Notify = ignore) -> tuple[MediaInfo, str]:
+        """What the file holds and its content's sha256 (hex). Raises InputError (see ``extractors.media.probe``)."""
         info = probe(path, self.limits)
         digest = sha256_file(info.path)
-        reasons: list[str] = []
-        words: tuple[Word, ...] = ()
-        blendshapes, faces = None, ()
-        if stage == "facial":
-            face = self._look(info, None, reasons, notify)
-            modality, track, blendshapes, faces = "visual", face.track, face.blendshapes, face.faces
-        elif stage == "acoustic":
-            measure = functools.partial(self._measure, info.path.name, notify=notify)
-            modality, track = "audio", self._listen(info, reasons, measure)
-            track = track or FeatureTrack.empty(acoustic_spec(self.settings.acoustic_mode), reasons[-1])
-            if track.reason and track.reason not in reasons:
-                reasons.append(track.reason)
-        else:
-            heard = self._listen(info, reasons, functools.partial(self._recognise, info.path.name, notify=notify))
-            words = heard[0].words if heard else ()
-            modality, track = "text", heard[1] if heard else FeatureTrack.empty(self.specs["text"], reasons[-1])
-            if heard and not words:
-                reasons.append("no_words")
-        return Analysis(
-            info=info,
-            sha256=digest,
-            duration_s=info.duration_s or (float(track.end_s[-1]) if len(track) else 0.0),
-            words=words,
-            tracks={modality: track},  # type: ignore[dict-item]
-            blendshapes=blendshapes,
-            faces=faces,
-            utterances=(),
-            clips=(),
-            reasons=tuple(reasons),
-        )
+        notify(Event(path.name, "probe", 1.0, f"{info.duration_s:.1f} s"))
+        return info, digest
 
-    def _listen(self, info: MediaInfo, reasons: list[str], hear: Callable[[Audio], T]) -> T | None:
-        """What ``hear`` makes of the file's sound; None, with the reason added, if there is none that can be decoded."""
+    @contextlib.contextmanager
+    def sound(self, info: MediaInfo, only: Literal["speech", "native"] | None = None) -> Iterator[Sound]:
+        """The file's decoded sound, or why there is none; ``only`` decodes it at one of the two rates alone."""
         if not info.has_audio:
-            reasons.append("no_audio")
-            return None
-        try:
-            with decode_audio(info, self.limits) as decoded:
-                if not len(decoded.native) or not len(decoded.speech_16k):
-                    reasons.append("no_audio")
-                    return None
-                if decoded.damaged:
-                    reasons.append("audio_damaged")
-                return hear(decoded)
-        except ToolError as error:
-            if error.code not in UNDECODABLE:
-                raise
-            reasons.append(error.code)
-            return None
+            yield Sound(None, ("no_audio",))
+            return
+        with contextlib.ExitStack() as stack:
+            try:
+                decoded = stack.enter_context(decode_audio(info, self.limits, only))
+            except ToolError as error:
+                if error.code not in UNDECODABLE:
+                    raise
+                yield Sound(None, (error.code,))
+                return
+            wanted = {"speech": decoded.speech_16k, "native": decoded.native}
+            if not all(len(samples) for name, samples in wanted.items() if only in (None, name)):
+                yield Sound(None, ("no_audio",))
+            else:
+                yield Sound(decoded, ("audio_damaged",) if decoded.damaged else ())
 
-    def _recognise(self, name: str, decoded: Audio, notify: Notify) -> tuple[Transcript, FeatureTrack]:
-        from extractors.embedding import embed
+    def speech(self, sound: Sound, info: MediaInfo, notify: Notify = ignore) -> SpeechPart:
+        """Words, voice activity and loudness of a file's sound at 16 kHz. Raises WeightsError."""
         from extractors.speech import transcribe
 
-        transcript = transcribe(decoded.speech_16k, self.speech_settings, on_progress=_step(name, "speech", notify))
+        if sound.audio is None:
+            return SpeechPart(reasons=sound.reasons)
+        name, samples = info.path.name, sound.audio.speech_16k
+        transcript = transcribe(samples, self.speech_settings, on_progress=_step(name, "speech", notify))
         notify(Event(name, "speech", 1.0, f"{len(transcript.words)} words"))
-        return transcript, embed(transcript.words, self.vectors)
+        return SpeechPart(transcript.words, transcript.segments, _loudness(samples), sound.reasons)
 
-    def _measure(self, name: str, decoded: Audio, notify: Notify) -> FeatureTrack:
+    def acoustic(self, sound: Sound, info: MediaInfo, notify: Notify = ignore) -> AcousticPart:
+        """The acoustic columns of a file's sound at its native rate."""
+        mode, name = self.settings.acoustic_mode, info.path.name
+        if sound.audio is None:
+            return AcousticPart(FeatureTrack.empty(acoustic_spec(mode), sound.reasons[-1]), sound.reasons)
         # Global quantities (polarity, F0 range, residual scale) need the whole file; utterances are slices of it.
-        mode, report = self.settings.acoustic_mode, _step(name, "acoustic", notify)
-        track = covarep_features(decoded.native, decoded.native_rate_hz, mode, on_progress=report)
+        report = _step(name, "acoustic", notify)
+        track = covarep_features(sound.audio.native, sound.audio.native_rate_hz, mode, on_progress=report)
         notify(Event(name, "acoustic", 1.0, f"{len(track)} steps"))
-        return track
+        return AcousticPart(track, sound.reasons)
 
-    def _hear(self, name: str, reasons: list[str], notify: Notify, decoded: Audio) -> _Sound:
-        """Words and acoustic columns, the latter masked where nobody speaks."""
-        transcript, text = self._recognise(name, decoded, notify)
-        audio = self._measure(name, decoded, notify)
-        if audio.reason:
-            reasons.append(audio.reason)
-        elif not transcript.segments:
-            reasons.append("no_speech")
-        elif not transcript.words:
-            reasons.append("no_words")
-        blocks = speech_blocks(transcript.segments, transcript.words, self.settings.merge_gap_s)
-        audio = mask_outside(audio, blocks, self.settings.speech_margin_s)
-        return _Sound(transcript.words, transcript.segments, text, audio, _loudness(decoded.speech_16k))
+    def facial(self, info: MediaInfo, loudness: Loudness | None, notify: Notify = ignore) -> FacialPart:
+        """The facial columns of the whole file; ``loudness`` is what ``--face speaker`` compares mouths with.
 
-    def _look(self, info: MediaInfo, loudness: Loudness | None, reasons: list[str], notify: Notify) -> Any:
-        """Facial columns of the whole file."""
+        Raises WeightsError; ToolError where a library is missing.
+        """
         from extractors.facial import extract_faces
 
         frames: Iterator[Frame] = iter(())
@@ -274,21 +228,103 @@ class Extractors:
             speech_energy=loudness,
             on_progress=lambda end_s: report(end_s / total_s),
         )
+        reasons: tuple[str, ...] = ()
         try:
             face = look(frames)
         except ToolError as error:
             if error.code not in UNDECODABLE:
                 raise
-            reasons.append(error.code)
-            return look(iter(()))
-        if not len(face.track):
-            reasons.append("no_video")
-        elif not face.track.observed:
-            reasons.append("no_face")
+            reasons, face = (error.code,), look(iter(()))
+        else:
+            if not len(face.track):
+                reasons = ("no_video",)
+            elif not face.track.observed:
+                reasons = ("no_face",)
         notify(Event(info.path.name, "facial", 1.0, f"{face.n_faces} face(s), {len(face.track)} frames"))
-        return face
+        return FacialPart(face.track, face.blendshapes, face.faces, reasons)
 
-    def _faces_in(self, utterance: Utterance, face: Any) -> list[tuple[FeatureTrack, dict[str, str]]]:
+    # ---- what the stages found, put together --------------------------------------------------------------------------
+
+    def assemble(
+        self, path: Path, info: MediaInfo, digest: str, speech: SpeechPart, acoustic: AcousticPart, facial: FacialPart
+    ) -> Analysis:
+        """Tracks, utterances and clips of one file from its three parts. Raises InputError (no_content)."""
+        from extractors.embedding import embed
+
+        reasons = [*speech.reasons]
+        if speech.heard:
+            text, audio = embed(speech.words, self.vectors), acoustic.track
+            if audio.reason:
+                reasons.append(audio.reason)
+            elif not speech.segments:
+                reasons.append("no_speech")
+            elif not speech.words:
+                reasons.append("no_words")
+            blocks = speech_blocks(speech.segments, speech.words, self.settings.merge_gap_s)
+            audio = mask_outside(audio, blocks, self.settings.speech_margin_s)
+        else:
+            text, audio = (FeatureTrack.empty(self.specs[name], reasons[-1]) for name in ("text", "audio"))
+        reasons += facial.reasons
+
+        tracks: dict[Modality, FeatureTrack] = {"text": text, "audio": audio, "visual": facial.track}
+        seen_s = max((float(t.end_s[-1]) for t in (audio, facial.track) if len(t)), default=0.0)
+        if seen_s == 0.0:
+            raise InputError(
+                f"Expected sound or pictures but nothing in {str(path)!r} can be decoded.", code="no_content"
+            )
+        if info.duration_s - seen_s > TRUNCATED_S:
+            reasons.append("truncated")
+        anyone = _anyone(facial.track, facial.faces)
+        utterances = cut_utterances(speech.segments, speech.words, anyone, self.settings)
+        clips = [
+            self._clip(u, path, digest, {**tracks, "visual": visual}, speech.words, extra)
+            for u in utterances
+            for visual, extra in self._faces_in(u, facial)
+        ]
+        return Analysis(
+            info=info,
+            sha256=digest,
+            duration_s=info.duration_s or seen_s,
+            words=speech.words,
+            tracks=tracks,
+            blendshapes=facial.blendshapes,
+            faces=facial.faces,
+            utterances=tuple(utterances),
+            clips=tuple(clip for clip in clips if any(t.observed for t in clip.tracks.values())),
+            reasons=tuple(reasons),
+        )
+
+    def assemble_one(self, info: MediaInfo, digest: str, part: SpeechPart | AcousticPart | FacialPart) -> Analysis:
+        """One part alone as an Analysis without utterances."""
+        from extractors.embedding import embed
+
+        reasons, words = list(part.reasons), ()
+        if isinstance(part, SpeechPart):
+            words = part.words
+            empty = None if part.heard else FeatureTrack.empty(self.specs["text"], reasons[-1])
+            modality, track = "text", empty or embed(words, self.vectors)
+            if part.heard and not words:
+                reasons.append("no_words")
+        elif isinstance(part, AcousticPart):
+            modality, track = "audio", part.track
+            if track.reason and track.reason not in reasons:
+                reasons.append(track.reason)
+        else:
+            modality, track = "visual", part.track
+        return Analysis(
+            info=info,
+            sha256=digest,
+            duration_s=info.duration_s or (float(track.end_s[-1]) if len(track) else 0.0),
+            words=words,
+            tracks={modality: track},  # type: ignore[dict-item]
+            blendshapes=part.blendshapes if isinstance(part, FacialPart) else None,
+            faces=part.faces if isinstance(part, FacialPart) else (),
+            utterances=(),
+            clips=(),
+            reasons=tuple(reasons),
+        )
+
+    def _faces_in(self, utterance: Utterance, face: FacialPart) -> list[tuple[FeatureTrack, dict[str, str]]]:
         """The followed face; with ``face="all"`` every face seen for long enough, numbered by prominence."""
         seen = [
             (track, {"face": str(number)})
@@ -302,7 +338,7 @@ class Extractors:
         utterance: Utterance,
         path: Path,
         digest: str,
-        tracks: dict[str, FeatureTrack],
+        tracks: dict[Modality, FeatureTrack],
         words: tuple[Word, ...],
         extra: dict[str, str],
     ) -> Clip:
@@ -317,26 +353,10 @@ class Extractors:
             source=str(path),
             start_s=start_s,
             end_s=end_s,
-            tracks={name: track.slice(start_s, end_s) for name, track in tracks.items()},  # type: ignore[misc]
+            tracks={name: track.slice(start_s, end_s) for name, track in tracks.items()},
             text=words_to_text(inside),
             extra=extra,
         )
-
-
-@dataclass(frozen=True)
-class _Sound:
-    """What was heard: words, voice activity, text and audio tracks, and the loudness curve (times_s, rms)."""
-
-    words: tuple[Word, ...]
-    segments: tuple[Any, ...]
-    text: FeatureTrack
-    audio: FeatureTrack
-    loudness: Loudness | None
-
-    @classmethod
-    def absent(cls, specs: dict[Modality, FeatureSpec], reason: str) -> _Sound:
-        text, audio = (FeatureTrack.empty(specs[name], reason) for name in ("text", "audio"))
-        return cls((), (), text, audio, None)
 
 
 def _anyone(track: FeatureTrack, faces: tuple[FeatureTrack, ...]) -> FeatureTrack:
