@@ -34,6 +34,10 @@ SPEECH_RATE_HZ = 16_000
 MAX_ACOUSTIC_RATE_HZ = 96_000
 MIN_ACOUSTIC_RATE_HZ = 8_000
 FLOAT_BYTES = 4
+CHUNK_SAMPLES = 1 << 20
+LEAST_RATE_HZ = 1000  # below it there is no voice, and a few bytes would last for hours
+LOUDEST = 1e6  # sound files of floats may hold anything; beyond this it is no recording, and squares overflow
+CLOCK_STEP_S = (-0.25, 10.0)  # what is beyond it in a broadcast stream is a new clock; 10 s is where ffmpeg sees one
 
 # Demuxers that open other files, devices or addresses, draw text, or turn any bytes into a picture. Everything else
 # that ffmpeg knows is self-contained media.
@@ -41,6 +45,22 @@ REFERENCE_DEMUXERS = frozenset(
     "alsa applehttp ass bin concat concatf dash data dvdvideo fbdev ffmetadata hls image2 image2pipe imf iec61883 jack"
     " kmsgrab lavfi libdc1394 openal oss pulse rawvideo rtp rtsp s337m sap sdp sndio srt tty video4linux2,v4l2"
     " webm_dash_manifest webvtt x11grab xbin xcbgrab adf idf svg_pipe txd vobsub".split()
+)
+
+# How files begin that only say where the recording is, in small letters.
+POINTERS = (
+    b"#extm3u",
+    b"ffconcat",
+    b"<mpd",
+    b"<asx",
+    b"<smil",
+    b"[playlist]",
+    b"[reference]",
+    b"v=0",
+    b"rtsptext",
+    b"rtsp://",
+    b"http://",
+    b"https://",
 )
 
 
@@ -132,13 +152,20 @@ def check_file(path: Path, limits: Limits = Limits()) -> Path:
 def _format_whitelist() -> str:
     import av
 
-    return ",".join(sorted(name for name in av.formats_available if name not in REFERENCE_DEMUXERS))
+    # The "pipe" demuxers are for single pictures: PNG, JPEG and the like.
+    names = (name for name in av.formats_available if not name.endswith("_pipe"))
+    return ",".join(sorted(name for name in names if name not in REFERENCE_DEMUXERS))
 
 
 def _input_options() -> dict[str, str]:
     # Playlists (HLS, DASH, concat) can name other files and addresses: neither their demuxers nor any protocol but
-    # plain files may be used.
-    return {"protocol_whitelist": "file", "format_whitelist": _format_whitelist()}
+    # plain files may be used. Reading the headers may decode a picture, so memory needs a limit here already; twice
+    # what is allowed, because a picture refused by FFmpeg has no size that we could name.
+    return {
+        "protocol_whitelist": "file",
+        "format_whitelist": _format_whitelist(),
+        "max_pixels": str(2 * Limits.max_pixels),
+    }
 
 
 @contextlib.contextmanager
@@ -162,12 +189,14 @@ def _unreadable(path: Path, error: Exception) -> InputError:
     with path.open("rb") as stream:
         head = stream.read(4096)
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
-    if text.startswith((b"#EXTM3U", b"ffconcat", b"<MPD", b"[playlist]", b"v=0")) or b"<MPD" in text[:512]:
+    if text.lower().startswith(POINTERS) or b"<MPD" in text[:512]:
         return InputError(
             f"Expected media but {str(path)!r} is a playlist that points elsewhere: playlists are not followed.",
             code="playlist",
             remedy="Give the media file itself.",
         )
+    if isinstance(error, InputError):
+        return error
     if head[4:8] == b"ftyp":
         return InputError(
             f"Expected a complete file but {str(path)!r} ends before its index (truncated or still being written).",
@@ -192,7 +221,8 @@ def probe(path: Path, limits: Limits = Limits()) -> MediaInfo:
         pictures = [s for s in container.streams.video if not int(s.disposition) & _attached_picture()]
         sounds = list(container.streams.audio)
         if not pictures and not sounds:
-            raise InputError(f"Expected audio or video but {str(path)!r} has neither.", code="no_streams")
+            neither = InputError(f"Expected audio or video but {str(path)!r} has neither.", code="no_streams")
+            raise _unreadable(path, neither)
         video = container.streams.best("video") if pictures else None
         if video is not None and video not in pictures:
             video = pictures[0]
@@ -266,7 +296,10 @@ def _decoded(info: MediaInfo, max_rate_hz: float, limits: Limits, threads: int) 
     with _opened(info.path) as container:
         stream = container.streams[info.video_index]
         stream.codec_context.thread_count = threads
+        stream.codec_context.options = {"max_pixels": str(2 * limits.max_pixels)}  # the size may change on the way
         last_slot, last_s, n_damaged = -1, -1.0, 0
+        resettable = bool(container.format.flags & _clock_may_reset())
+        newest_s, shift_s, gap_s = -1.0, 0.0, 1.0 / (info.frame_rate_hz or max_rate_hz)
         spent_s, limit_s = 0.0, limits.decode_limit_s(info.duration_s)
         packets = container.demux(stream)
         while True:
@@ -286,7 +319,14 @@ def _decoded(info: MediaInfo, max_rate_hz: float, limits: Limits, threads: int) 
             finally:
                 spent_s += time.monotonic() - started_s
             for picture in decoded:
-                time_s = last_s + 1.0 / max_rate_hz if picture.time is None else picture.time - info.start_s
+                time_s = last_s + 1.0 / max_rate_hz
+                if picture.time is not None:
+                    time_s = picture.time - info.start_s + shift_s
+                if resettable and newest_s >= 0 and not CLOCK_STEP_S[0] <= time_s - newest_s <= CLOCK_STEP_S[1]:
+                    # Go on from here, as ffmpeg does with the sound: joined recordings, lost signal.
+                    shift_s += newest_s + gap_s - time_s
+                    time_s = newest_s + gap_s
+                newest_s = max(newest_s, time_s)
                 if time_s > limits.max_duration_s:
                     return
                 # One frame per slot of 1/max_rate. Matroska rounds times to 1 ms, so a multiple may come 1 ms early.
@@ -295,6 +335,12 @@ def _decoded(info: MediaInfo, max_rate_hz: float, limits: Limits, threads: int) 
                     continue
                 last_slot, last_s = slot, time_s
                 yield time_s, _upright_rgb(picture, float(stream.sample_aspect_ratio or 1), limits)
+
+
+def _clock_may_reset() -> int:
+    from av.format import Flags
+
+    return Flags.ts_discont.value
 
 
 def _upright_rgb(picture: Any, pixel_aspect: float, limits: Limits) -> np.ndarray:
@@ -317,7 +363,7 @@ class Audio:
     """Decoded sound, mono float32 in ±1, sample 0 at the file's 0 s. Arrays are memory-mapped temporary files.
 
     speech_16k : (N,) at 16 kHz, for speech recognition. native, native_rate_hz : (M,) for acoustic measurement. damaged :
-    ffmpeg gave up before the end of the stream.
+    ffmpeg gave up before the end of the stream, or samples were no numbers (they became 0).
     """
 
     speech_16k: np.ndarray
@@ -376,6 +422,11 @@ def decode_audio(
 
     if info.audio_index is None:
         raise MissingStream(f"Expected an audio stream but {str(info.path)!r} has none.", code="no_audio")
+    if 0 < info.audio_rate_hz < LEAST_RATE_HZ:
+        raise ToolError(
+            f"Expected sound of at least {LEAST_RATE_HZ} Hz but {str(info.path)!r} has {info.audio_rate_hz} Hz.",
+            code="audio_unreadable",
+        )
     rate_hz = min(max(info.audio_rate_hz, MIN_ACOUSTIC_RATE_HZ), MAX_ACOUSTIC_RATE_HZ)
     with tempfile.TemporaryDirectory(prefix="lamb-audio-") as folder:
         speech, native = Path(folder) / "speech.f32", Path(folder) / "native.f32"
@@ -403,11 +454,24 @@ def decode_audio(
             raise ToolError(
                 f"Expected sound in {str(info.path)!r} but ffmpeg says: {last_line}", code="audio_unreadable"
             )
-        yield Audio(_mapped(speech), _mapped(native), rate_hz, damaged=status != 0)
+        spoiled = [_mended(path) for path, _ in wanted.values()]
+        yield Audio(_mapped(speech), _mapped(native), rate_hz, damaged=status != 0 or any(spoiled))
 
 
-def _mapped(path: Path) -> np.ndarray:
+def _mended(path: Path) -> bool:
+    """Replace by 0 what is no sound (NaN, infinity, beyond ``LOUDEST``), in the file; says whether there was any."""
+    samples = _mapped(path, "r+")
+    spoiled = False
+    for start in range(0, len(samples), CHUNK_SAMPLES):
+        chunk = samples[start : start + CHUNK_SAMPLES]
+        if not max(chunk.max(), -chunk.min()) <= LOUDEST:  # NaN is not
+            chunk[~(np.abs(chunk) <= LOUDEST)] = 0.0
+            spoiled = True
+    return spoiled
+
+
+def _mapped(path: Path, mode: Literal["r", "r+"] = "r") -> np.ndarray:
     n_samples = path.stat().st_size // FLOAT_BYTES if path.exists() else 0
     if n_samples == 0:
         return np.zeros(0, np.float32)
-    return np.memmap(path, dtype=np.float32, mode="r", shape=(n_samples,))
+    return np.memmap(path, dtype=np.float32, mode=mode, shape=(n_samples,))
