@@ -329,7 +329,9 @@ def _started(pid: int) -> str:
         return "" if process.status() == psutil.STATUS_ZOMBIE else repr(process.create_time())
     # Read here, as psutil adds the time of booting by a clock that can be set while we run.
     after_name = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    return "" if after_name[0] in "ZX" else after_name[19]
+    state, n_threads, start_ticks = after_name[0], int(after_name[17]), after_name[19]
+    # A killed process is done with its files only when its last thread is.
+    return "" if state in "ZX" and n_threads <= 1 else start_ticks
 
 
 def _is_dead(pid: int, started: str) -> bool:

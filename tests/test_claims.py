@@ -366,7 +366,7 @@ def test_disks_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert hidden(tmp_path) == []
 
 
-PLAIN = st.sampled_from(["a", "b", "", "c\n" * 500, "clip\udcff.mp4", "\ud800", "é", "e\u0301"])
+PLAIN = st.sampled_from(["a", "b", "", "c\n" * 500, "clip\udcff.mp4", "clip?.mp4", "\ud800", "é", "e\u0301"])
 
 
 @given(st.lists(st.tuples(st.sampled_from(["take", "release", "holder"]), st.integers(0, 2), PLAIN), max_size=30))
