@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from data.errors import LambError
+from pipeline.cli_folder import add_folder_commands
 from pipeline.cli_options import (
     OK,
     SOME_FAILED,
@@ -46,6 +47,7 @@ weights_app = typer.Typer(
     help="The weight files that the extractors run on.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(weights_app, name="weights")
+add_folder_commands(app)
 add_commands(app)
 
 

@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from data.errors import InputError
 from data.track import FeatureTrack
@@ -44,10 +45,7 @@ def extract_file(
     partial = None
     try:
         partial = Path(tempfile.mkdtemp(dir=folder.folder, prefix=".partial-"))
-        _write(analysis, path, partial)
-        if tables:
-            for name, track in analysis.tracks.items():
-                write_csv(track, partial / f"{name}.csv")
+        write_features(analysis, path, partial, tables)
         if target.exists():  # an earlier result: `place` allows no other
             shutil.rmtree(target)
         partial.chmod(0o755)
@@ -82,9 +80,12 @@ def write_csv(track: FeatureTrack, path: Path) -> None:
             writer.writerow([f"{track.start_s[i]:.4f}", f"{track.end_s[i]:.4f}", int(valid), *cells])
 
 
-def _write(analysis: Analysis, path: Path, folder: Path) -> None:
+def write_features(analysis: Analysis, path: Path, folder: Path, tables: bool = False, **more: str) -> None:
+    """All tracks of a file into a folder, and ``clip.json`` last; ``more`` is added to that. Raises OSError."""
     for name, track in analysis.tracks.items():
         track.save(folder / name)
+        if tables:
+            write_csv(track, folder / f"{name}.csv")
     if analysis.blendshapes is not None:
         analysis.blendshapes.save(folder / "blendshapes")
     for number, face in enumerate(analysis.faces):
@@ -92,13 +93,21 @@ def _write(analysis: Analysis, path: Path, folder: Path) -> None:
     record = {
         "schema": 1,
         "kind": KIND,
+        **outcome_record(path, analysis),
+        "words": [asdict(word) for word in analysis.words],
+        "utterances": [asdict(utterance) for utterance in analysis.utterances],
+        "features": {name: track.spec.fingerprint() for name, track in analysis.tracks.items()},
+        **more,
+    }
+    (folder / "clip.json").write_text(to_json(record) + "\n", encoding="utf-8")
+
+
+def outcome_record(path: Path, analysis: Analysis) -> dict[str, Any]:
+    """What is known of a file besides its features."""
+    return {
         "file": str(path),
         "sha256": analysis.sha256,
         "duration_s": analysis.duration_s,
         "outcome": analysis.outcome,
         "reasons": list(analysis.reasons),
-        "words": [asdict(word) for word in analysis.words],
-        "utterances": [asdict(utterance) for utterance in analysis.utterances],
-        "features": {name: track.spec.fingerprint() for name, track in analysis.tracks.items()},
     }
-    (folder / "clip.json").write_text(to_json(record) + "\n", encoding="utf-8")

@@ -3,8 +3,8 @@
 In: what was heard or seen. Out: bytes (safetensors with the rest as JSON in its header) that :func:`unpack` turns back into
 the same part, so that a stage's result can be kept and its successors run another day or on another machine.
 
-    content = pack(part)
-    unpack(content) == part                      # AcousticPart(track=…, reasons=())
+    content = pack(part, seconds=1.5)
+    part, seconds = unpack(content)                          # AcousticPart(track=…, reasons=()), 1.5
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ class FacialPart:
 Part = SpeechPart | AcousticPart | FacialPart
 
 
-def pack(part: Part) -> bytes:
-    """A part as the bytes of one safetensors file."""
+def pack(part: Part, seconds: float = 0.0) -> bytes:
+    """A part, and the seconds it took to make, as the bytes of one safetensors file."""
     from safetensors.numpy import save
 
     arrays: Arrays = {}
-    meta: dict[str, Any] = {"part": type(part).__name__, "reasons": list(part.reasons)}
+    meta: dict[str, Any] = {"part": type(part).__name__, "reasons": list(part.reasons), "seconds": seconds}
     if isinstance(part, SpeechPart):
         meta |= {"words": [asdict(word) for word in part.words], "segments": [asdict(s) for s in part.segments]}
         if part.loudness is not None:
@@ -80,8 +80,8 @@ def pack(part: Part) -> bytes:
     return save(arrays | {"": np.zeros(1, np.uint8)}, {HEADER: json.dumps(meta, ensure_ascii=True)})
 
 
-def unpack(content: bytes) -> Part:
-    """The part that :func:`pack` made bytes of. Raises InputError (damaged) for any other bytes."""
+def unpack(content: bytes) -> tuple[Part, float]:
+    """The part that :func:`pack` made bytes of, and its seconds. Raises InputError (damaged) for any other bytes."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -89,7 +89,7 @@ def unpack(content: bytes) -> Part:
         arrays = load(content)
         length = int.from_bytes(content[:8], "little")
         meta = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][HEADER])
-        return _READERS[meta["part"]](meta, arrays)
+        return _READERS[meta["part"]](meta, arrays), float(meta["seconds"])
     except (ValueError, KeyError, TypeError, IndexError, SafetensorError) as error:
         raise InputError(f"Expected the result of a stage but it cannot be read: {error}.", code="damaged") from error
 

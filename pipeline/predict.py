@@ -71,13 +71,14 @@ class Predictor:
         """One element of the document's ``files``."""
         try:
             analysis = self.extractors.analyse(path, notify)
-            return self._record(path, analysis, notify)
+            return self.record(path, analysis, notify)
         except LambError as error:
             return failed_record(path, error.code, str(error))
         except Exception as error:
             return failed_record(path, *unforeseen(path, error))
 
-    def _record(self, path: Path, analysis: Analysis, notify: Notify) -> dict[str, Any]:
+    def record(self, path: Path, analysis: Analysis, notify: Notify = ignore) -> dict[str, Any]:
+        """The same element, of a file that was analysed before."""
         probabilities = np.zeros((0, len(self.checkpoint.label_set)))
         clips = [clip for clip in analysis.clips if self.checkpoint.usable(clip)]
         if clips:

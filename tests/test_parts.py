@@ -40,13 +40,14 @@ SPEECH = SpeechPart(
 
 
 def test_speech_comes_back_whole() -> None:
-    back = unpack(pack(SPEECH))
+    back, seconds = unpack(pack(SPEECH, 1.25))
+    assert seconds == 1.25
     assert isinstance(back, SpeechPart)
     assert (back.words, back.segments, back.reasons) == (SPEECH.words, SPEECH.segments, SPEECH.reasons)
     assert back.loudness is not None
     assert SPEECH.loudness is not None
     assert all(np.array_equal(a, b) for a, b in zip(back.loudness, SPEECH.loudness, strict=True))
-    nothing = unpack(pack(SpeechPart(reasons=("no_audio",))))
+    nothing, _ = unpack(pack(SpeechPart(reasons=("no_audio",))))
     assert isinstance(nothing, SpeechPart)
     assert (nothing.heard, nothing.reasons) == (False, ("no_audio",))
 
@@ -54,7 +55,7 @@ def test_speech_comes_back_whole() -> None:
 @pytest.mark.parametrize("n_steps", [0, 1, 50])
 def test_tracks_come_back_whole(n_steps: int) -> None:
     acoustic = AcousticPart(track("audio", n_steps, 1, defined=True), ("audio_damaged",))
-    back = unpack(pack(acoustic))
+    back, _ = unpack(pack(acoustic))
     assert isinstance(back, AcousticPart)
     assert same(back.track, acoustic.track)
     assert back.reasons == acoustic.reasons
@@ -62,7 +63,7 @@ def test_tracks_come_back_whole(n_steps: int) -> None:
         facial = FacialPart(
             track("visual", n_steps, 3), shapes, tuple(track("visual", n_steps, 4 + i) for i in range(faces))
         )
-        back = unpack(pack(facial))
+        back, _ = unpack(pack(facial))
         assert isinstance(back, FacialPart)
         assert same(back.track, facial.track)
         assert same(back.blendshapes, shapes)

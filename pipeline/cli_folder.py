@@ -1,0 +1,168 @@
+"""`lamb label FOLDER`, and what `lamb extract` does with a folder. Heavy libraries come late, as in ``cli``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from pipeline.cli_options import OK, SOME_FAILED, Quiet, pipeline_settings, with_pipeline_options
+
+if TYPE_CHECKING:
+    from pipeline.settings import PipelineSettings
+
+MEMORY_LIMIT_GB = 3.0
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of videos, with all folders in it.")]
+FolderOutput = Annotated[
+    Path, typer.Option("--output", "-o", metavar="DIR", help="Where results go; the same again to go on.")
+]
+Checkpoint = Annotated[Path | None, typer.Option(metavar="PATH", help="A LAMB checkpoint; default: the starter.")]
+Workers = Annotated[int | None, typer.Option(min=1, max=1024, help="Processes; default: one per core and 3 GB.")]
+Watch = Annotated[bool, typer.Option("--watch", help="Keep labelling what arrives, until Ctrl-C.")]
+Interval = Annotated[float, typer.Option(metavar="S", min=0.1, help="With --watch: seconds between two looks.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try again what can never work for these bytes.")]
+Keep = Annotated[bool, typer.Option("--keep/--no-keep", help="Keep stage results, for other settings later.")]
+FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Enter folders that are links.")]
+JsonLog = Annotated[Path | None, typer.Option(metavar="FILE", help="Append events as JSON lines.")]
+TimeLimit = Annotated[
+    float, typer.Option(metavar="S", min=1, help="Seconds a file may take, and 30 more per second of video.")
+]
+MemoryLimit = Annotated[float, typer.Option(metavar="GB", min=0.1, help="Memory that one worker may take.")]
+
+
+class Product(StrEnum):
+    labels = "labels"
+    features = "features"
+
+
+def add_folder_commands(app: typer.Typer) -> None:
+    """Add `label` to the application."""
+    app.command()(with_pipeline_options(label))
+
+
+def label(
+    folder: Folder,
+    options: dict[str, Any],
+    output: FolderOutput,
+    checkpoint: Checkpoint = None,
+    workers: Workers = None,
+    watch: Watch = False,
+    interval: Interval = 5.0,
+    dry_run: DryRun = False,
+    retry_failed: RetryFailed = False,
+    keep: Keep = True,
+    follow_links: FollowLinks = False,
+    json_log: JsonLog = None,
+    time_limit: TimeLimit = 300.0,
+    memory_limit: MemoryLimit = MEMORY_LIMIT_GB,
+    quiet: Quiet = False,
+) -> None:
+    """Label every video of a folder; the same command again goes on where it was stopped.
+
+    Several processes, also on several machines, may share FOLDER and DIR.
+
+    Example: lamb label videos/ --output results/ --workers 4
+    """
+    status = run_folder(
+        folder,
+        pipeline_settings(options),
+        output,
+        product="labels",
+        checkpoint=checkpoint,
+        workers=workers,
+        watch_s=interval if watch else None,
+        dry_run=dry_run,
+        quiet=quiet,
+        log=json_log,
+        retry_failed=retry_failed,
+        keep=keep,
+        follow_links=follow_links,
+        time_limit_s=time_limit,
+        memory_limit=int(memory_limit * 1e9),
+    )
+    raise typer.Exit(status)
+
+
+def run_folder(
+    folder: Path,
+    settings: PipelineSettings,
+    output: Path,
+    *,
+    product: Literal["labels", "features"],
+    checkpoint: Path | None = None,
+    only: Any = None,
+    tables: bool = False,
+    workers: int | None = None,
+    watch_s: float | None = None,
+    dry_run: bool = False,
+    quiet: bool = False,
+    log: Path | None = None,
+    **limits: Any,
+) -> int:
+    """Plan, work, and the table at the end; returns the exit status. Raises LambError where nothing can start."""
+    from pipeline.folder import SETTLED_S, FolderOptions, FolderRun
+    from pipeline.folder_report import plan_lines, print_outcomes, progress, survey_run
+    from pipeline.predict import Predictor, load_checkpoint
+    from pipeline.stages import Plan
+    from pipeline.video import Extractors
+
+    extractors = Extractors(settings)
+    extractors.prepare(only)
+    about, fingerprint = None, ""
+    if product == "labels":
+        loaded = load_checkpoint(checkpoint, "cpu")
+        about, fingerprint = Predictor(loaded, extractors).checkpoint_record(), loaded.fingerprint()
+    start = {
+        "output": os.fspath(output.absolute()),
+        "settings": settings.model_dump(mode="json"),
+        "product": product,
+        "checkpoint": os.fspath(checkpoint.absolute()) if checkpoint else None,
+        "only": only,
+        "tables": tables,
+    }
+    options = FolderOptions(folder, output, n_workers=workers or default_workers(), **limits)
+    run = FolderRun(options, Plan(extractors, product, fingerprint, only, tables), start, about)
+    signal.signal(signal.SIGTERM, _interrupt)
+    say = (lambda line: None) if quiet else (lambda line: print(line, file=sys.stderr, flush=True))
+
+    first = True
+    try:
+        while True:
+            done = run.scan(SETTLED_S if watch_s is not None else 0.0)
+            if first or run.todo:
+                plan = survey_run(run, done)
+                for line in plan_lines(plan):
+                    say(line)
+                if dry_run:
+                    return OK
+                with progress(plan, quiet, log) as (report, look):
+                    run.work(report, look)
+                outcomes = run.finish()
+                print_outcomes(outcomes, output, sys.stdout)
+                sys.stdout.flush()
+                first = False
+            if watch_s is None:
+                return SOME_FAILED if any(name.startswith("failed") for name in outcomes) else OK
+            time.sleep(watch_s)
+    except KeyboardInterrupt:
+        say("stopped; what is done is kept, and the same command goes on")
+        return OK if watch_s is not None else 130
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def default_workers() -> int:
+    """A worker per core, as far as memory goes."""
+    import psutil
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, int(psutil.virtual_memory().available / (MEMORY_LIMIT_GB * 1e9))))

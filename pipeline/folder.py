@@ -1,0 +1,451 @@
+"""A folder of videos: every file labelled (or its features extracted) once, whatever stops the run in between.
+
+In: a folder and settings. Out: an output folder with one result per file, tables of all of them (:mod:`pipeline.tables`),
+and a cache of stage results, from which the same command goes on. Several processes, also on several machines, may run it
+on the same two folders: files are claimed one by one.
+
+    run = FolderRun(FolderOptions(videos, results, n_workers=2), plan, start)
+    run.scan()
+    run.work(report)
+    outcomes = run.finish()
+
+Layout of the output folder: ``labels.parquet``, ``labels.csv``, ``files.parquet``, ``json/<name>.json`` or
+``features/<name>/``; ``cache/`` (stage results, records, and what is known of each file); ``claims/`` while it runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data.errors import InputError
+from pipeline.claims import Claims
+from pipeline.crew import Crew, Task
+from pipeline.discovery import Discovery, Found, find_media
+from pipeline.parts import unpack
+from pipeline.predict import document, failed_record, to_json
+from pipeline.stages import FINAL, Item, Opened, Plan, Work, digest, features_name, fitting
+from pipeline.store import LocalStore, unwritable
+from pipeline.tables import write_tables
+
+MARKER = "lamb-folder.json"
+SCHEMA = 1
+OPEN_BYTES_PER_S = 5e6  # a disk or network share slower than this runs into the time limit
+TRIES = 2  # of a stage whose worker died
+POLL_S = 1.0  # how often files that other processes work on are looked at
+SETTLED_S = 5.0  # with --watch: a file that did not change for so long is complete
+
+
+@dataclass(frozen=True)
+class FolderOptions:
+    """What a folder run may do and cost.
+
+    n_workers : processes that extract. time_limit_s, time_limit_per_s : worker time one file may take, a constant plus so
+    much per second of the video. memory_limit : bytes one worker may take. retry_failed : try again what failed for good.
+    keep : keep the stages' results, so that a changed setting redoes only what depends on it.
+    """
+
+    folder: Path
+    output: Path
+    n_workers: int = 1
+    time_limit_s: float = 300.0
+    time_limit_per_s: float = 30.0
+    memory_limit: int = 3 * 10**9
+    retry_failed: bool = False
+    keep: bool = True
+    follow_links: bool = False
+    claims_stale_s: float = 120.0
+
+
+@dataclass(frozen=True)
+class Done:
+    """One finished file, for who reports progress."""
+
+    name: str
+    outcome: str
+    reasons: tuple[str, ...]
+    message: str
+    duration_s: float
+    seconds: dict[str, float]
+    cached: bool
+
+
+Report = Callable[[Done], None]
+
+
+@dataclass(eq=False)
+class _File:
+    """A file at work."""
+
+    item: Item
+    opened: Opened | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    running: set[Work] = field(default_factory=set)
+    made: set[Work] = field(default_factory=set)
+    tries: Counter[str] = field(default_factory=Counter)
+
+
+class FolderRun:
+    """One run over a folder. ``start`` is what workers are told (:mod:`pipeline.worker`), ``about`` the checkpoint's part
+    of each JSON document.
+
+    Raises InputError (output_exists, output_unwritable) if the output folder is somebody else's or cannot be written.
+    """
+
+    def __init__(self, options: FolderOptions, plan: Plan, start: dict[str, Any], about: dict[str, Any] | None) -> None:
+        self.options, self.plan, self.start, self.about = options, plan, start, about
+        self.store = LocalStore(options.output)
+        self.found = Discovery((), 0, 0)
+        self.todo: deque[Item] = deque()
+        self.failures: dict[str, tuple[Item, dict[str, str]]] = {}  # of this run alone: the next tries them again
+        self.retried: set[str] = set()
+        self._numbers = itertools.count()
+        self._tasks: dict[int, tuple[_File, Work]] = {}
+        self.peak_bytes = 0
+        self._own()
+
+    def _own(self) -> None:
+        output, marker = self.options.output, self.options.output / MARKER
+        try:
+            if output.is_dir() and any(output.iterdir()) and not marker.is_file():
+                raise InputError(
+                    f"Expected an empty folder or earlier results at {str(output)!r} but other files are there.",
+                    code="output_exists",
+                    remedy="Choose another --output.",
+                )
+        except OSError as error:
+            raise InputError(f"Could not read {str(output)!r}: {error.strerror}.", code="output_unwritable") from error
+        if output.resolve() == self.options.folder.resolve():
+            raise InputError(
+                "Expected --output to be another folder than the one with the videos: nothing is written beside them.",
+                code="output_exists",
+            )
+        if not marker.is_file():
+            self.store.write(MARKER, json.dumps({"kind": "lamb-folder", "schema": SCHEMA}).encode() + b"\n")
+        self.store.sweep()
+
+    # ---- what there is to do ----------------------------------------------------------------------------------------------
+
+    def scan(self, settled_s: float = 0.0) -> list[Done]:
+        """Look at the folder; returns what was done before. Files younger than ``settled_s`` are left for later.
+
+        Raises InputError (not_found, not_a_folder).
+        """
+        options = self.options
+        self.found = find_media(options.folder, exclude=[options.output], follow_links=options.follow_links)
+        newest_ns = time.time_ns() - int(settled_s * 1e9)
+        self.todo.clear()
+        done = []
+        for file in self.found.files:
+            if settled_s and file.mtime_ns > newest_ns:
+                continue
+            item = item_of(file)
+            record = self._result(item)
+            if record is not None and not self._again(item, record) and self._published(item, record):
+                done.append(_done(item.name, record, cached=True))
+            elif self._failure(item) is None:
+                self.failures.pop(item.name, None)
+                self.todo.append(item)
+        return done
+
+    def _failure(self, item: Item) -> dict[str, str] | None:
+        """What went wrong with this file in this run, if it has not changed since."""
+        failed, error = self.failures.get(item.name, (None, None))
+        return error if failed == item else None
+
+    def _fail(self, item: Item, error: dict[str, str] | InputError) -> None:
+        if isinstance(error, InputError):
+            error = {"code": error.code, "message": str(error)}
+        self.failures[item.name] = item, error
+
+    def _again(self, item: Item, record: dict[str, Any]) -> bool:
+        return self.options.retry_failed and record["outcome"] == "failed" and item.name not in self.retried
+
+    def _result(self, item: Item) -> dict[str, Any] | None:
+        """The finished record of a file, without its name; None if there is none yet."""
+        known = self._known(item)
+        if known is None:
+            return None
+        if "error" in known:
+            return _failed(item, known["error"])
+        try:
+            content = self.store.read(self.plan.place("finish", Opened.from_dict(known, item.path)))
+            return None if content is None else json.loads(content)
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def _known(self, item: Item) -> dict[str, Any] | None:
+        """What opening the file told before, if it still looks the same."""
+        content = self.store.read(_known_name(item.name))
+        try:
+            known = json.loads(content) if content is not None else None
+            same = known is not None and known["stamp"] == [item.size, item.mtime_ns, item.inode]
+        except (ValueError, KeyError, TypeError):
+            return None
+        return known if same else None
+
+    def _remember(self, item: Item, what: dict[str, Any]) -> None:
+        known = {"name": item.name, "stamp": [item.size, item.mtime_ns, item.inode], **what}
+        self.store.write(_known_name(item.name), json.dumps(known).encode())
+
+    def _published(self, item: Item, record: dict[str, Any]) -> bool:
+        """Whether the file's own result is in its place, whole."""
+        if self.plan.product == "labels":
+            return self.store.read(_json_name(item.name)) == self._document(item, record)
+        if record["outcome"] == "failed":
+            return True
+        known = self._known(item)
+        content = self.store.read(f"{features_name(item.name)}/clip.json")
+        try:
+            assert known is not None
+            assert content is not None
+            place = self.plan.place("finish", Opened.from_dict(known, item.path))
+            return json.loads(content)["made_from"] == place
+        except (AssertionError, ValueError, KeyError, TypeError):
+            return False
+
+    def _document(self, item: Item, record: dict[str, Any]) -> bytes:
+        shown = {"file": item.name, **{key: value for key, value in record.items() if key not in ("seconds", "file")}}
+        return (to_json(document(self.about, [shown])) + "\n").encode()
+
+    # ---- the work ---------------------------------------------------------------------------------------------------------
+
+    def work(self, report: Report, look: Callable[[dict[str, float]], None] = lambda at_work: None) -> None:
+        """Do all that :meth:`scan` found, also what other processes let fall. ``look`` is called about twice a second with
+        the share done of each file at work.
+
+        Raises InputError (output_unwritable, disk_full) only where nothing at all can be written any more.
+        """
+        options = self.options
+        active: list[_File] = []
+        elsewhere: deque[Item] = deque()
+        polled_s = 0.0
+        with (
+            Claims(options.output / "claims", stale_s=options.claims_stale_s) as claims,
+            Crew(self.start, options.n_workers, options.memory_limit) as crew,
+        ):
+            while self.todo or active or elsewhere:
+                if not self.todo and elsewhere and time.monotonic() - polled_s > POLL_S:
+                    polled_s = time.monotonic()
+                    self.todo, elsewhere = elsewhere, deque()
+                while self.todo and len(active) < options.n_workers + 2:
+                    item = self.todo.popleft()
+                    try:
+                        ours = claims.take(item.name)
+                    except InputError as error:  # a full disk: what is done is kept, and this file is for another day
+                        self._fail(item, error)
+                        report(_done(item.name, _failed(item, self.failures[item.name][1]), cached=False))
+                        continue
+                    if not ours:
+                        elsewhere.append(item)
+                    elif not self._done_by_others(item, claims, report):
+                        active.append(self._begin(item))
+                self._assign(crew, active)
+                for file in [file for file in active if not file.running and not self._advance(file, report)]:
+                    active.remove(file)
+                    claims.release(file.item.name)
+                if not crew.at_work:
+                    if not active and elsewhere:
+                        time.sleep(POLL_S / 4)
+                    continue
+                for task, result in crew.wait(0.5):
+                    self._settle(*self._tasks.pop(task.number), result)
+                self.peak_bytes = max(self.peak_bytes, crew.peak_bytes)
+                look(self._shares(crew))
+        with contextlib.suppress(OSError):
+            (options.output / "claims").rmdir()  # others may still be at work
+
+    def _done_by_others(self, item: Item, claims: Claims, report: Report) -> bool:
+        """Somebody else may have finished a file between our list and our claim."""
+        record = self._result(item)
+        if record is None or self._again(item, record) or not self._published(item, record):
+            return False
+        claims.release(item.name)
+        report(_done(item.name, record, cached=True))
+        return True
+
+    def _begin(self, item: Item) -> _File:
+        file = _File(item)
+        known = self._known(item)
+        if known is not None and "error" not in known:
+            with contextlib.suppress(KeyError, TypeError):
+                file.opened, file.seconds["open"] = Opened.from_dict(known, item.path), known["open_s"]
+        return file
+
+    def _assign(self, crew: Crew, active: list[_File]) -> None:
+        """Give idle workers what can be done now, first files first."""
+        making = {self._place(file, stage) for file in active for stage in file.running}
+        for file in active:
+            for stage in self._ready(file):
+                if not crew.n_idle:
+                    return
+                place = self._place(file, stage)
+                if place in making:  # the same content under another name
+                    continue
+                if stage in self.plan.stages and self.store.exists(place):
+                    file.made.add(stage)
+                    continue
+                making.add(place)
+                self._give(crew, file, stage)
+
+    def _place(self, file: _File, stage: Work) -> str:
+        return f"open {file.item.name}" if file.opened is None else self.plan.place(stage, file.opened)
+
+    def _ready(self, file: _File) -> list[Work]:
+        """Stages of a file that wait for nothing."""
+        if file.item.name in self.failures or file.running & {"open", "finish"}:
+            return []
+        if file.opened is None:
+            return ["open"]
+        left: list[Work] = [stage for stage in self.plan.stages if stage not in file.made | file.running]
+        if not left and not file.running and "finish" not in file.made:
+            return ["finish"]
+        return [stage for stage in left if file.made >= set(self.plan.waits_for(stage))]
+
+    def _give(self, crew: Crew, file: _File, stage: Work) -> None:
+        item = file.item
+        message: dict[str, Any] = {"stage": stage, "item": asdict(item), "open_s": file.seconds.get("open", 0.0)}
+        duration_s = 0.0
+        if file.opened is not None:
+            message["opened"] = file.opened.to_dict()
+            duration_s = file.opened.info.duration_s
+        limit_s = self.options.time_limit_s + self.options.time_limit_per_s * duration_s
+        if stage == "open":
+            limit_s += item.size / OPEN_BYTES_PER_S
+        number = next(self._numbers)
+        file.running.add(stage)
+        file.tries[stage] += 1
+        self._tasks[number] = (file, stage)
+        crew.give(Task(number, message, max(1.0, limit_s - sum(file.seconds.values()))))
+
+    def _settle(self, file: _File, stage: Work, result: dict[str, Any]) -> None:
+        """Take a task's result into account."""
+        file.running.discard(stage)
+        error = result.get("error")
+        if error is not None:
+            if result.get("fatal"):
+                raise InputError(f"The workers cannot start: {error['message']}", code=error["code"])
+            if (
+                error["code"] == "damaged" and file.tries[stage] <= TRIES
+            ):  # a kept result is not whole: it is made again
+                file.made.clear()
+                self._forget_damaged(file)
+            elif error["code"] == "worker_died" and file.tries[stage] < TRIES:
+                pass
+            elif stage == "open" and error["code"] in FINAL:
+                self._try_to_remember(file, {"error": error})
+            else:
+                self._fail(file.item, error)
+            return
+        file.seconds[stage] = result["seconds"]
+        file.made.add(stage)
+        if stage == "open":
+            file.opened = Opened.from_dict(result["opened"], file.item.path)
+            self._try_to_remember(file, {**result["opened"], "open_s": result["seconds"]})
+
+    def _try_to_remember(self, file: _File, what: dict[str, Any]) -> None:
+        try:
+            self._remember(file.item, what)
+        except InputError as error:
+            self._fail(file.item, error)
+        if "error" in what:
+            file.made.add("finish")
+
+    def _forget_damaged(self, file: _File) -> None:
+        assert file.opened is not None
+        for stage in self.plan.stages:
+            place = self.plan.place(stage, file.opened)
+            try:
+                unpack(self.store.read(place) or b"")
+            except InputError:
+                (self.options.output / place).unlink(missing_ok=True)
+
+    def _advance(self, file: _File, report: Report) -> bool:
+        """Whether there is more to do for a file; if not, its result is published and reported."""
+        item = file.item
+        if item.name not in self.failures and "finish" not in file.made:
+            return True
+        self.retried.add(item.name)
+        error = self._failure(item)
+        record = self._result(item) if error is None else _failed(item, error)
+        try:
+            if record is None:
+                raise InputError("Expected the file's record but it is gone.", code="damaged")
+            if self.plan.product == "labels":
+                self.store.write(_json_name(item.name), self._document(item, record))
+            if not self.options.keep and file.opened is not None and record["outcome"] != "failed":
+                for stage in self.plan.stages:
+                    (self.options.output / self.plan.place(stage, file.opened)).unlink(missing_ok=True)
+        except (InputError, OSError) as error:
+            self._fail(item, error if isinstance(error, InputError) else unwritable(self.options.output, error))
+            record = _failed(item, self.failures[item.name][1])
+        report(_done(item.name, record | {"seconds": file.seconds}, cached=False))
+        return False
+
+    def _shares(self, crew: Crew) -> dict[str, float]:
+        shares: dict[str, float] = {}
+        n_stages = len(self.plan.stages) + 2
+        for number, fraction in crew.at_work.items():
+            file = self._tasks[number][0]
+            shares[file.item.name] = shares.get(file.item.name, len(file.made) / n_stages) + fraction / n_stages
+        return shares
+
+    # ---- results ----------------------------------------------------------------------------------------------------------
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """The record of every file of the last scan, in order of names, with ``file`` and ``seconds``."""
+        for file in self.found.files:
+            item = item_of(file)
+            error = self._failure(item)
+            record = _failed(item, error) if error else self._result(item)
+            if record is not None:
+                yield {"file": item.name, "seconds": {}, **record}
+
+    def finish(self) -> Counter[str]:
+        """Write the tables; returns how many files had which outcome ("ok", "partial", "failed: code")."""
+        outcomes: Counter[str] = Counter()
+
+        def counted() -> Iterator[dict[str, Any]]:
+            for record in self.records():
+                outcomes[_outcome(record)] += 1
+                yield record
+
+        write_tables(self.store, counted(), self.about, self.plan)
+        self.store.sweep()
+        return outcomes
+
+
+def item_of(file: Found) -> Item:
+    return Item(file.name, os.fspath(file.path), file.size, file.mtime_ns, file.inode)
+
+
+def _known_name(name: str) -> str:
+    key = digest(name)
+    return f"cache/files/{key[:2]}/{key}.json"
+
+
+def _json_name(name: str) -> str:
+    return "json/" + fitting(name, ".json")
+
+
+def _failed(item: Item, error: dict[str, str]) -> dict[str, Any]:
+    return failed_record(Path(item.name), error["code"], error["message"])
+
+
+def _outcome(record: dict[str, Any]) -> str:
+    return record["outcome"] if record["error"] is None else f"failed: {record['error']['code']}"
+
+
+def _done(name: str, record: dict[str, Any], cached: bool) -> Done:
+    error = record["error"] or {"code": "", "message": ""}
+    reasons = (error["code"],) if record["error"] else tuple(record["reasons"])
+    seconds = record.get("seconds", {})
+    return Done(name, record["outcome"], reasons, error["message"], record["duration_s"] or 0.0, seconds, cached)

@@ -1,0 +1,132 @@
+"""Where a folder run keeps what it made: whole objects by name, in a local folder.
+
+In: bytes and a relative name. Out: a file that is there whole or not at all, whatever kills the process in between.
+
+    store = LocalStore(Path("results"))
+    store.write("cache/speech/1a/1a2b.safetensors", content)
+    store.read("cache/speech/1a/1a2b.safetensors")            # None if it is not there
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from data.errors import InputError
+
+SCRATCH = ".partial"  # half-written things lie here, named after the process that writes them
+ABANDONED_S = 24 * 3600.0  # another machine's scratch is swept after this
+
+
+class Store(Protocol):
+    """Whole objects by name. Names are relative, with "/" between parts."""
+
+    def read(self, name: str) -> bytes | None:
+        """The object's bytes, or None if it is not there."""
+        ...
+
+    def write(self, name: str, content: bytes) -> None:
+        """Publish an object whole, replacing an older one. Raises InputError (output_unwritable)."""
+        ...
+
+    def exists(self, name: str) -> bool: ...
+
+
+class LocalStore:
+    """Objects as files under one folder; several processes and machines may share it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            return (self.folder / name).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise unwritable(self.folder / name, error) from error
+
+    def exists(self, name: str) -> bool:
+        return (self.folder / name).is_file()
+
+    def write(self, name: str, content: bytes) -> None:
+        target = self.folder / name
+        try:
+            with self.scratch() as folder:
+                part = folder / "part"
+                part.write_bytes(content)
+                self.publish_file(part, name)
+        except OSError as error:
+            raise unwritable(target, error) from error
+
+    def publish_file(self, part: Path, name: str) -> None:
+        """Move a file made in :meth:`scratch` to its place, on the disk first. Raises OSError."""
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(part, 0o644)
+        self._rename(part, self.folder / name)
+
+    def publish_folder(self, part: Path, name: str) -> None:
+        """Move a folder made in :meth:`scratch` to its place; an older one there goes first. Raises OSError."""
+        target = self.folder / name
+        if target.is_dir():
+            shutil.rmtree(target)
+        self._rename(part, target)
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A private folder beside the objects, gone when the context ends. Raises OSError."""
+        place, prefix = self.folder / SCRATCH, f"{socket.gethostname()}-{os.getpid()}-"
+        try:
+            folder = Path(tempfile.mkdtemp(dir=place, prefix=prefix))
+        except FileNotFoundError:
+            place.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(dir=place, prefix=prefix))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Remove what processes left behind that were killed: of this machine at once, of others after a day."""
+        import psutil
+
+        try:
+            found = list((self.folder / SCRATCH).iterdir())
+        except OSError:
+            return
+        for folder in found:
+            host, _, rest = folder.name.rpartition("-")[0].rpartition("-")
+            with contextlib.suppress(OSError):
+                old = time.time() - folder.stat().st_mtime > ABANDONED_S
+                gone = host == socket.gethostname() and rest.isdigit() and not psutil.pid_exists(int(rest))
+                if gone or old:
+                    shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            (self.folder / SCRATCH).rmdir()
+
+    @staticmethod
+    def _rename(part: Path, target: Path) -> None:
+        try:
+            os.replace(part, target)
+        except FileNotFoundError:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(part, target)
+
+
+def unwritable(path: Path, error: OSError) -> InputError:
+    """The error for an output that cannot be read or written."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return InputError(
+        f"Could not write {str(path)!r}: {error.strerror or error}.",
+        code="disk_full" if full else "output_unwritable",
+        remedy="Make room and run the same command again: what is done is kept." if full else None,
+    )
