@@ -36,6 +36,8 @@ MIN_ACOUSTIC_RATE_HZ = 8_000
 FLOAT_BYTES = 4
 CHUNK_SAMPLES = 1 << 20
 LEAST_RATE_HZ = 1000  # below it there is no voice, and a few bytes would last for hours
+LEAST_BYTES_PER_S = 100  # of any file; with fewer its timestamps are damaged, and gaps of hours would become silence
+SLACK_S = 10.0  # beyond a file's plausible length, for headers that say too little
 LOUDEST = 1e6  # sound files of floats may hold anything; beyond this it is no recording, and squares overflow
 CLOCK_STEP_S = (-0.25, 10.0)  # what is beyond it in a broadcast stream is a new clock; 10 s is where ffmpeg sees one
 
@@ -218,15 +220,20 @@ def probe(path: Path, limits: Limits = Limits()) -> MediaInfo:
     """
     path = check_file(path, limits)
     with _opened(path) as container:
-        pictures = [s for s in container.streams.video if not int(s.disposition) & _attached_picture()]
-        sounds = list(container.streams.audio)
+        # A stream that no decoder is known for has no codec context.
+        pictures = [
+            s for s in container.streams.video if s.codec_context and not int(s.disposition) & _attached_picture()
+        ]
+        sounds = [s for s in container.streams.audio if s.codec_context]
         if not pictures and not sounds:
             neither = InputError(f"Expected audio or video but {str(path)!r} has neither.", code="no_streams")
             raise _unreadable(path, neither)
         video = container.streams.best("video") if pictures else None
         if video is not None and video not in pictures:
             video = pictures[0]
-        audio = container.streams.best("audio")
+        audio = container.streams.best("audio") if sounds else None
+        if audio is not None and audio not in sounds:
+            audio = sounds[0]
         start_s = (container.start_time or 0) / 1e6
         ends = [container.duration / 1e6] if container.duration else []
         ends += [float(s.duration * s.time_base) for s in (*pictures, *sounds) if s.duration and s.time_base]
@@ -299,7 +306,8 @@ def _decoded(info: MediaInfo, max_rate_hz: float, limits: Limits, threads: int) 
         stream = container.streams[info.video_index]
         stream.codec_context.thread_count = threads
         stream.codec_context.options = {"max_pixels": str(2 * limits.max_pixels)}  # the size may change on the way
-        last_slot, last_s, n_damaged = -1, -1.0, 0
+        last_slot, last_s, n_damaged, n_beyond = -1, -1.0, 0, 0
+        longest_s = _longest_s(info, limits)
         resettable = bool(container.format.flags & _clock_may_reset())
         newest_s, shift_s, gap_s = -1.0, 0.0, 1.0 / (info.frame_rate_hz or max_rate_hz)
         spent_s, limit_s = 0.0, limits.decode_limit_s(info.duration_s)
@@ -329,14 +337,23 @@ def _decoded(info: MediaInfo, max_rate_hz: float, limits: Limits, threads: int) 
                     shift_s += newest_s + gap_s - time_s
                     time_s = newest_s + gap_s
                 newest_s = max(newest_s, time_s)
-                if time_s > limits.max_duration_s:
-                    return
+                if time_s > longest_s:
+                    n_beyond += 1
+                    if n_beyond > 1000:
+                        return
+                    continue
                 # One frame per slot of 1/max_rate. Matroska rounds times to 1 ms, so a multiple may come 1 ms early.
                 slot = int((time_s + 0.001) * max_rate_hz)
                 if time_s <= last_s or time_s < 0 or slot == last_slot:
                     continue
                 last_slot, last_s = slot, time_s
                 yield time_s, _upright_rgb(converter, picture, float(stream.sample_aspect_ratio or 1), limits)
+
+
+def _longest_s(info: MediaInfo, limits: Limits) -> float:
+    """Seconds after which nothing in the file is where its timestamps say."""
+    plausible_s = max(info.duration_s, info.path.stat().st_size / LEAST_BYTES_PER_S) + SLACK_S
+    return min(plausible_s, limits.max_duration_s)
 
 
 def _clock_may_reset() -> int:
@@ -443,7 +460,7 @@ def decode_audio(
         sound = source[str(info.audio_index)].filter("aresample", **{"async": 1, "first_pts": 0})
         # Without a rate of its own before the split, ffmpeg lets both branches have the lower one.
         sound = sound.filter("pan", f"mono|c0<{channels}").filter("aformat", sample_rates=info.audio_rate_hz or rate_hz)
-        common = {"f": "f32le", "acodec": "pcm_f32le", "t": limits.max_duration_s, "vn": None}
+        common = {"f": "f32le", "acodec": "pcm_f32le", "t": _longest_s(info, limits), "vn": None}
         wanted = {"speech": (speech, SPEECH_RATE_HZ), "native": (native, rate_hz)}
         wanted = {only: wanted[only]} if only else wanted
         split = sound.filter_multi_output("asplit") if len(wanted) > 1 else [sound]
