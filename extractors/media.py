@@ -457,10 +457,13 @@ def decode_audio(
         # Gaps become silence, and a late start is padded: sample 0 is the file's 0 s. ffmpeg's own downmix is not a mean
         # (it keeps power, so a file would get louder the more channels it has); "<" scales the gains to sum to one.
         channels = "+".join(f"c{channel}" for channel in range(max(1, info.audio_channels)))
-        sound = source[str(info.audio_index)].filter("aresample", **{"async": 1, "first_pts": 0})
+        # What is beyond the file's end goes first: the silence before it would be made in one piece, in memory.
+        longest_s = _longest_s(info, limits)
+        sound = source[str(info.audio_index)].filter("aselect", f"not(gt(t,{longest_s}))")
+        sound = sound.filter("aresample", **{"async": 1, "first_pts": 0})
         # Without a rate of its own before the split, ffmpeg lets both branches have the lower one.
         sound = sound.filter("pan", f"mono|c0<{channels}").filter("aformat", sample_rates=info.audio_rate_hz or rate_hz)
-        common = {"f": "f32le", "acodec": "pcm_f32le", "t": _longest_s(info, limits), "vn": None}
+        common = {"f": "f32le", "acodec": "pcm_f32le", "t": longest_s, "vn": None}
         wanted = {"speech": (speech, SPEECH_RATE_HZ), "native": (native, rate_hz)}
         wanted = {only: wanted[only]} if only else wanted
         split = sound.filter_multi_output("asplit") if len(wanted) > 1 else [sound]
