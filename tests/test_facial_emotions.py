@@ -98,13 +98,16 @@ def test_torch_network_equals_numpy_forward(net, weights_file):
     assert expected.std(axis=0).max() > 1e-3  # the images do differ, so the comparison says something
 
 
-def test_same_padding_puts_the_odd_cell_after():
-    from extractors.facial.emotion_net import same_padding
+@pytest.mark.parametrize("size", [60, 30, 15, 8])  # the four of the network
+def test_the_pool_is_keras_same(size):
+    import torch
 
-    assert same_padding(60, 3, 2) == (0, 1)
-    assert same_padding(15, 3, 2) == (1, 1)
-    assert same_padding(64, 3, 1) == (1, 1)
-    assert same_padding(60, 1, 2) == (0, 0)
+    from extractors.facial.emotion_net import max_pool_same
+
+    x = np.random.default_rng(size).standard_normal((size, size, 3)) - 5.0  # all negative: a padding of 0 would show
+    expected = np.max([window for _, _, window in _windows(_same(x, 3, 2, -np.inf), 3, 2)], axis=0)
+    pooled = max_pool_same(torch.from_numpy(x.transpose(2, 0, 1))[None])[0].numpy().transpose(1, 2, 0)
+    np.testing.assert_array_equal(pooled, expected)
 
 
 def test_no_crops_no_rows(net):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import zipfile
 
 import cv2
 import numpy as np
@@ -277,3 +278,95 @@ def test_a_cut_to_another_place_loses_no_frame(feat_media):
 def test_results_do_not_depend_on_earlier_runs(feat_media):
     frames = still_frames(read_rgb(feat_media / SMILE), 3)
     np.testing.assert_array_equal(extract_faces(frames).track.values, extract_faces(frames).track.values)
+
+
+# ---- what is done faster gives the same numbers
+
+
+def test_direct_calls_give_the_numbers_of_mediapipe_s_own_objects(feat_media):
+    from extractors.facial.backends.mediapipe_tasks import Detector, Landmarker
+    from extractors.native import load_mediapipe
+
+    mp = load_mediapipe()
+    path = resolve("face-landmarker").file("face_landmarker.task")
+    with zipfile.ZipFile(path) as bundle:
+        detector = Detector(bundle.read("face_detector.tflite"))
+    ours, theirs = Landmarker(path.read_bytes(), 2), Landmarker(path.read_bytes(), 2)
+    rgb = read_rgb(feat_media / "multi_face.jpg")
+    height, width = rgb.shape[:2]
+    for i in range(2):  # detected, then followed
+        found = ours.find(rgb, i / 25, left=7, top=5)
+        image = mp.Image(mp.ImageFormat.SRGB, rgb)
+        expected = theirs._task.detect_for_video(image, 100 + 40 * i)
+        assert len(found) == len(expected.face_landmarks) > 0
+        for one, marks, shapes, matrix in zip(
+            found,
+            expected.face_landmarks,
+            expected.face_blendshapes,
+            expected.facial_transformation_matrixes,
+            strict=True,
+        ):
+            points = np.array([(p.x * width + 7, p.y * height + 5, p.z * width) for p in marks])
+            np.testing.assert_array_equal(one.landmarks, points)
+            np.testing.assert_array_equal(one.shapes, np.array([s.score for s in shapes], np.float32))
+            np.testing.assert_array_equal(one.matrix, matrix)
+    boxes = [(b.x, b.y, b.width, b.height, b.score) for b in detector.find(rgb)]
+    detected = detector._task.detect(mp.Image(mp.ImageFormat.SRGB, rgb)).detections
+    assert boxes == [
+        (d.bounding_box.origin_x, d.bounding_box.origin_y, d.bounding_box.width, d.bounding_box.height, c.score)
+        for d in detected
+        for c in d.categories
+    ]
+    assert boxes
+    for task in (ours, theirs, detector):
+        task.close()
+
+
+def test_a_repeated_picture_without_a_face_is_looked_at_once(feat_media, monkeypatch):
+    from extractors.facial.backends import mediapipe_tasks
+
+    looks = []
+    find = mediapipe_tasks.Landmarker.find
+    monkeypatch.setattr(
+        mediapipe_tasks.Landmarker, "find", lambda self, *a, **k: looks.append(1) or find(self, *a, **k)
+    )
+    # A face of 90 px in 1280×720 is found by tiles only, which are searched once a second: the clock must go on.
+    canvas = _grey(720, 1280)
+    with_face = canvas.copy()
+    _paste(with_face, read_rgb(feat_media / SMILE), 400, 300, 90)
+    frames = [Frame(i, i / 25, (i + 1) / 25, with_face if i >= 40 else canvas.copy()) for i in range(62)]
+    still = extract_faces(frames).track
+    assert len(looks) < 40
+    looks.clear()
+    monkeypatch.setattr(mediapipe_tasks.MediaPipeFaces, "_still_empty", lambda *_: False)
+    every = extract_faces(frames).track
+    assert len(looks) >= 62
+    assert every.valid.any()
+    assert not every.valid.all()
+    np.testing.assert_array_equal(still.valid, every.valid)
+    np.testing.assert_array_equal(still.values, every.values)
+
+
+def test_the_crop_is_that_of_a_blur_of_the_whole_picture():
+    """Squares anywhere, turned, half outside: only a part is blurred, and nobody can tell."""
+    from extractors.facial.action_units import CROP_SCALE, CROP_SHIFT_DOWN, LEFT_EYE_OUTER, RIGHT_EYE_OUTER, face_crop
+
+    rng = np.random.default_rng(0)
+    rgb = cv2.resize(rng.integers(0, 256, (60, 100, 3), dtype=np.uint8), (1000, 600))
+    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    for _ in range(60):
+        marks = np.zeros((478, 3))
+        marks[:, :2] = rng.uniform(-0.5, 0.5, (478, 2)) * rng.uniform(150, 500) + rng.uniform(0, 1, 2) * (1000, 600)
+        across = marks[LEFT_EYE_OUTER, :2] - marks[RIGHT_EYE_OUTER, :2]
+        angle = np.arctan2(across[1], across[0])
+        level = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+        turned = marks[:, :2] @ level.T
+        low, high = turned.min(axis=0), turned.max(axis=0)
+        extent = (high - low).max()
+        side = CROP_SCALE * extent
+        blurred = cv2.GaussianBlur(grey, (0, 0), 0.35 * side / 64)
+        to_crop = level * (64 / side)
+        offset = 32 - to_crop @ (level.T @ ((low + high) / 2 + (0.0, CROP_SHIFT_DOWN * extent)))
+        expected = cv2.warpAffine(blurred, np.c_[to_crop, offset], (64, 64), borderMode=cv2.BORDER_REPLICATE)
+        # Positions are rounded from another origin, hence a few grey levels here and there.
+        assert np.abs(face_crop(rgb, marks).astype(int) - expected).max() <= 2

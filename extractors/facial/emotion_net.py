@@ -39,24 +39,10 @@ SEPARABLE = (  # the two of each block
 SHORTCUT = (("conv2d_3", 3), ("conv2d_4", 6), ("conv2d_5", 9), ("conv2d_6", 12))
 
 
-def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Keras' ``padding="same"`` along one axis: cells before and after; the odd one goes after (TensorFlow's rule)."""
-    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-    return total // 2, total - total // 2
-
-
-def _pad_same(x: Tensor, kernel: int, stride: int, value: float) -> Tensor:
-    top, bottom = same_padding(x.shape[-2], kernel, stride)
-    left, right = same_padding(x.shape[-1], kernel, stride)
-    return functional.pad(x, (left, right, top, bottom), value=value)
-
-
-def _max_pool_same(x: Tensor) -> Tensor:
-    """3×3 maximum with stride 2, "same" size, as slices over rows, then columns: on CPU the whole network then takes
-    2.9 ms a face instead of 5.1 with max_pool2d. The padded size is always odd."""
-    x = _pad_same(x, 3, 2, -torch.inf)
-    x = torch.maximum(torch.maximum(x[:, :, :-2:2], x[:, :, 1:-1:2]), x[:, :, 2::2])
-    return torch.maximum(torch.maximum(x[..., :-2:2], x[..., 1:-1:2]), x[..., 2::2])
+def max_pool_same(x: Tensor) -> Tensor:
+    """3×3 maximum with stride 2, Keras' "same": half the size, rounded up; the odd cell of padding goes after (TensorFlow's
+    rule), so an even size has none before."""
+    return functional.max_pool2d(x, 3, 2, padding=x.shape[-1] % 2, ceil_mode=True)
 
 
 class SeparableConv(nn.Module):
@@ -81,8 +67,8 @@ class Block(nn.Module):
         self.shortcut = nn.Conv2d(n_in, n_out, 1, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.second(functional.relu(self.first(x)))
-        return _max_pool_same(y) + self.shortcut(x)
+        y = self.second(self.first(x).relu_())
+        return max_pool_same(y).add_(self.shortcut(x))
 
 
 class EmotionNet(nn.Module):
@@ -97,7 +83,7 @@ class EmotionNet(nn.Module):
         self.head = nn.Conv2d(BLOCK_CHANNELS[-1], N_EMOTIONS, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = functional.relu(self.stem2(functional.relu(self.stem1(x))))  # (n, 8, 60, 60)
+        x = self.stem2(self.stem1(x).relu_()).relu_()  # (n, 8, 60, 60)
         return self.head(self.blocks(x)).mean(dim=(2, 3))  # (n, 128, 4, 4) → (n, 7)
 
     @torch.inference_mode()
@@ -120,7 +106,8 @@ class EmotionNet(nn.Module):
                 f"Expected mini-XCEPTION weights in {path} but they cannot be used: {error}.",
                 remedy="Run `lamb weights fetch facial-emotions`.",
             ) from error
-        return net.eval()
+        # Channels last: .8 ms a face in batches of 8 instead of 1.2, on one core with AVX2.
+        return net.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _folded_weights(group) -> dict[str, Tensor]:

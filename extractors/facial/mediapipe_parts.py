@@ -11,10 +11,10 @@ In: RGB pictures, uint8 [shape=(H, W, 3)]. Out: ``Found`` (478 landmarks in pixe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from extractors.facial.mediapipe_calls import Calls, Face
 from extractors.facial.tracking import overlap
 from extractors.native import load_mediapipe, quiet_stderr
 
@@ -67,8 +67,9 @@ class Landmarker:
     """One FaceLandmarker in video mode. Timestamps are its own: strictly increasing whatever the frames' times."""
 
     def __init__(self, model: bytes, n_faces: int) -> None:
-        self._mp = load_mediapipe()
-        tasks = self._mp.tasks
+        mediapipe = load_mediapipe()
+        self._calls = Calls(mediapipe)
+        tasks = mediapipe.tasks
         options = tasks.vision.FaceLandmarkerOptions(
             base_options=tasks.BaseOptions(model_asset_buffer=model),
             running_mode=tasks.vision.RunningMode.VIDEO,
@@ -89,23 +90,19 @@ class Landmarker:
 
     def find(self, rgb: np.ndarray, time_s: float, left: int = 0, top: int = 0) -> list[Found]:
         """Faces in ``rgb``, whose corner lies at (left, top) of the frame."""
-        result = self._run(rgb, time_s)
-        if self._tracking and not result.face_landmarks:  # lost (a cut): only a second call detects afresh
-            result = self._run(rgb, time_s)
-        self._tracking = bool(result.face_landmarks)
+        faces = self._run(rgb, time_s)
+        if self._tracking and not faces:  # lost (a cut): only a second call detects afresh
+            faces = self._run(rgb, time_s)
+        self._tracking = bool(faces)
         height, width = rgb.shape[:2]
-        found = []
-        for marks, shapes, matrix in zip(
-            result.face_landmarks, result.face_blendshapes, result.facial_transformation_matrixes, strict=True
-        ):
-            points = np.array([(p.x * width + left, p.y * height + top, p.z * width) for p in marks])
-            found.append(Found(points, np.array([s.score for s in shapes], np.float32), np.asarray(matrix)))
+        found = [
+            Found(marks * (width, height, width) + (left, top, 0), shapes, matrix) for marks, shapes, matrix in faces
+        ]
         return [one for one in found if np.isfinite(one.landmarks).all() and np.isfinite(one.matrix).all()]
 
-    def _run(self, rgb: np.ndarray, time_s: float) -> Any:
+    def _run(self, rgb: np.ndarray, time_s: float) -> list[Face]:
         self._last_ms = max(self._last_ms + 1, round(time_s * 1000))
-        image = self._mp.Image(self._mp.ImageFormat.SRGB, np.ascontiguousarray(rgb))
-        return self._task.detect_for_video(image, self._last_ms)
+        return self._calls.faces_in_video(self._task, rgb, self._last_ms)
 
     def close(self) -> None:
         self._task.close()
@@ -115,8 +112,9 @@ class Detector:
     """The landmarker bundle's own face detector, which says how sure it is. About 3 ms whatever the picture's size."""
 
     def __init__(self, model: bytes) -> None:
-        self._mp = load_mediapipe()
-        tasks = self._mp.tasks
+        mediapipe = load_mediapipe()
+        self._calls = Calls(mediapipe)
+        tasks = mediapipe.tasks
         options = tasks.vision.FaceDetectorOptions(
             base_options=tasks.BaseOptions(model_asset_buffer=model), min_detection_confidence=SCORE_FLOOR
         )
@@ -125,13 +123,8 @@ class Detector:
             self.find(np.zeros((64, 64, 3), np.uint8))
 
     def find(self, rgb: np.ndarray, left: int = 0, top: int = 0) -> list[Box]:
-        image = self._mp.Image(self._mp.ImageFormat.SRGB, np.ascontiguousarray(rgb))
-        boxes = []
-        for one in self._task.detect(image).detections:
-            box = one.bounding_box
-            score = float(one.categories[0].score or 0.0)
-            boxes.append(Box(box.origin_x + left, box.origin_y + top, box.width, box.height, score))
-        return boxes
+        found = self._calls.detections(self._task, rgb)
+        return [Box(x + left, y + top, width, height, score) for x, y, width, height, score in found]
 
     def find_in_tiles(self, rgb: np.ndarray) -> list[Box]:
         """Faces too small for one look at the whole frame: square tiles that overlap by half; best score first."""

@@ -11,10 +11,13 @@ SCORE_INTERVAL_S and held in between.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,6 +31,9 @@ from extractors.facial.mediapipe_parts import SAME_FACE, Box, Detector, Found, L
 from extractors.frame import Frame
 from extractors.native import load_cv2
 from extractors.weights import CATALOGUE, resolve
+
+if TYPE_CHECKING:
+    from extractors.facial.emotion_net import EmotionNet
 
 VERSION = "1"
 
@@ -98,8 +104,6 @@ class MediaPipeFaces:
         return FeatureSpec("visual", BLENDSHAPES, None, "mediapipe-blendshapes", VERSION, digest)
 
     def __init__(self, settings: FaceSettings) -> None:
-        from extractors.facial.emotion_net import EmotionNet
-
         self._settings = settings
         path = resolve("face-landmarker", settings.landmarker_path).file("face_landmarker.task")
         emotions = resolve("facial-emotions", settings.emotions_path).file("emotion_model.hdf5")
@@ -110,7 +114,7 @@ class MediaPipeFaces:
         except (zipfile.BadZipFile, KeyError) as error:
             raise WeightsError(f"Expected a face landmarker bundle at {path} but got {error}.") from error
         load_cv2()
-        self._emotions = EmotionNet.load(emotions)
+        self._emotions = _emotion_net(emotions, emotions.stat().st_mtime_ns)
         self._n_faces = settings.max_faces
         # With one face the landmarker would smooth over time and stay on whichever face it met first.
         self._main = Landmarker(self._model, max(2, self._n_faces))
@@ -120,6 +124,9 @@ class MediaPipeFaces:
         self._scores: list[Box] = []  # the detector's last look at the whole frame
         self._scored_s = -np.inf
         self._tiled_s = -np.inf
+        self._empty: tuple[np.ndarray, bool] | None = (
+            None  # the last picture, if it showed no face; whether by tiles too
+        )
 
     def __enter__(self) -> MediaPipeFaces:
         return self
@@ -146,19 +153,37 @@ class MediaPipeFaces:
 
     def _find(self, rgb: np.ndarray, time_s: float) -> list[Found]:
         """Faces of one frame, each once."""
+        if self._still_empty(rgb, time_s):
+            return []
         seen_whole = self._main.find(rgb, time_s)
         found = self._follow_views(rgb, time_s, seen_whole)
         found += [one for one in seen_whole if not _among(one, found)]
-        if self._tiles_due(len(found), time_s):
+        tiled = self._tiles_due(len(found), time_s)
+        if tiled:
             self._tiled_s = time_s
             for box in self._detector.find_in_tiles(rgb):
                 if len(found) >= self._n_faces:
                     break
                 if all(box.overlap(other.box) < SAME_FACE / 2 for other in found):
                     found += self._open_view(box, rgb, time_s)
+        self._empty = None if found or self._views else (rgb, tiled)
         found = sorted(found, key=lambda one: -one.box.size)[: self._n_faces]
         self._score(found, rgb, time_s)
         return found
+
+    def _still_empty(self, rgb: np.ndarray, time_s: float) -> bool:
+        """Whether a frame repeats one without faces (slides, black): then it has none either, and nothing needs to run."""
+        if self._empty is None:
+            return False
+        last, tiled = self._empty
+        due = self._tiles_due(0, time_s)
+        if (due and not tiled) or last.shape != rgb.shape:
+            return False
+        if not (np.array_equal(last[::16], rgb[::16]) and np.array_equal(last, rgb)):
+            return False
+        if due:  # the same tiles would show the same
+            self._tiled_s = time_s
+        return True
 
     def _tiles_due(self, n_found: int, time_s: float) -> bool:
         if n_found >= self._n_faces or (n_found and self._settings.follow == "largest"):
@@ -223,6 +248,14 @@ class MediaPipeFaces:
                     self._scores += self._detector.find(rgb[top:bottom, left:right], left, top)
         for one in found:
             one.score = max((b.score for b in self._scores if one.box.overlap(b) >= SAME_FACE), default=one.score)
+
+
+@functools.lru_cache(maxsize=1)
+def _emotion_net(path: Path, changed_ns: int) -> EmotionNet:
+    """The network, kept for the next file: it has no state."""
+    from extractors.facial.emotion_net import EmotionNet
+
+    return EmotionNet.load(path)
 
 
 def _among(one: Found, others: list[Found]) -> bool:
