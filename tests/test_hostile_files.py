@@ -21,8 +21,10 @@ from pipeline.predict import Predictor, document, load_checkpoint, to_json
 from pipeline.settings import PipelineSettings
 from pipeline.video import Extractors
 from tests.media import surgery
-from tests.media.corpus import CASES, POINTERS, Case, make_corpus
+from tests.media.case import Case
+from tests.media.corpus import CASES, make_corpus
 from tests.media.recipes import made
+from tests.media.strangers import POINTERS
 from tests.test_cli import check_document
 
 LONGEST_S = 60.0  # one small file; a hang, not slowness

@@ -43,6 +43,17 @@ def mkv_lasting(content: bytes, seconds: float) -> bytes:
     return content[:at] + struct.pack(">d", 1000.0 * seconds) + content[at + 8 :]
 
 
+def flv_leaping(content: bytes) -> bytes:
+    """One sound packet in the middle of a Flash video is said to come 2^23 ms (2 h 20 min) later."""
+    out, at, sounds = bytearray(content), 13, []
+    while at + 11 < len(out):
+        if out[at] == 8:
+            sounds.append(at)
+        at += 11 + int.from_bytes(out[at + 1 : at + 4], "big") + 4
+    out[sounds[len(sounds) // 2] + 4] |= 0x80
+    return bytes(out)
+
+
 def mp4_sized(content: bytes, width: int, height: int) -> bytes:
     """The sample description says this frame size; the coded pictures keep theirs."""
     out = bytearray(content)
