@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from data.errors import LambError
-from pipeline.cli_folder import add_folder_commands
+from data.errors import InputError, LambError
+from pipeline.cli_folder import Workers, add_folder_commands, run_folder
 from pipeline.cli_options import (
     OK,
     SOME_FAILED,
@@ -150,12 +150,23 @@ def extract(
         Stage | None, typer.Option(help="One track alone, whole: acoustic also where nobody speaks.")
     ] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Write each track as a table too.")] = False,
+    workers: Workers = None,
     quiet: Quiet = False,
 ) -> None:
     """Write the three feature tracks of each file (safetensors and JSON) and stop.
 
+    Instead of files one folder may be given: all its videos, resumable and with several workers, as `lamb label` does it.
+
     Example: lamb extract clip.mp4 --output features/ --only acoustic --csv
     """
+    if any(path.is_dir() for path in files):
+        if len(files) > 1:
+            raise InputError(f"Expected files or one folder but got {len(files)} paths with a folder among them.")
+        settings, stage = pipeline_settings(options), only.value if only else None
+        status = run_folder(
+            files[0], settings, output, product="features", only=stage, tables=csv, workers=workers, quiet=quiet
+        )
+        raise typer.Exit(status)
     from pipeline.events import one_line, reporter
     from pipeline.extract import extract_file, is_extraction
     from pipeline.predict import OutputFolder, unforeseen

@@ -108,7 +108,7 @@ def run_folder(
 ) -> int:
     """Plan, work, and the table at the end; returns the exit status. Raises LambError where nothing can start."""
     from pipeline.folder import SETTLED_S, FolderOptions, FolderRun
-    from pipeline.folder_report import plan_lines, print_outcomes, progress, survey_run
+    from pipeline.folder_report import log_end, plan_lines, print_outcomes, progress, survey_run
     from pipeline.predict import Predictor, load_checkpoint
     from pipeline.stages import Plan
     from pipeline.video import Extractors
@@ -145,6 +145,8 @@ def run_folder(
                 with progress(plan, quiet, log) as (report, look):
                     run.work(report, look)
                 outcomes = run.finish()
+                if log is not None:
+                    log_end(log, outcomes, run.peak_bytes)
                 print_outcomes(outcomes, output, sys.stdout)
                 sys.stdout.flush()
                 first = False

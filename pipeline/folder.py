@@ -10,7 +10,7 @@ on the same two folders: files are claimed one by one.
     outcomes = run.finish()
 
 Layout of the output folder: ``labels.parquet``, ``labels.csv``, ``files.parquet``, ``json/<name>.json`` or
-``features/<name>/``; ``cache/`` (stage results, records, and what is known of each file); ``claims/`` while it runs.
+``features/<name>/``; ``cache/`` (stage results, records, what is known of each file, claims).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from pipeline.discovery import Discovery, Found, find_media
 from pipeline.parts import unpack
 from pipeline.predict import document, failed_record, to_json
 from pipeline.stages import FINAL, Item, Opened, Plan, Work, digest, features_name, fitting
-from pipeline.store import LocalStore, unwritable
+from pipeline.store import SCRATCH, LocalStore, unwritable
 from pipeline.tables import write_tables
 
 MARKER = "lamb-folder.json"
@@ -115,7 +115,8 @@ class FolderRun:
     def _own(self) -> None:
         output, marker = self.options.output, self.options.output / MARKER
         try:
-            if output.is_dir() and any(output.iterdir()) and not marker.is_file():
+            others = {path.name for path in output.iterdir()} - {SCRATCH, MARKER} if output.is_dir() else set()
+            if others and not marker.is_file():  # asked last: another run may be starting
                 raise InputError(
                     f"Expected an empty folder or earlier results at {str(output)!r} but other files are there.",
                     code="output_exists",
@@ -229,7 +230,7 @@ class FolderRun:
         elsewhere: deque[Item] = deque()
         polled_s = 0.0
         with (
-            Claims(options.output / "claims", stale_s=options.claims_stale_s) as claims,
+            Claims(options.output / "cache" / "claims", stale_s=options.claims_stale_s) as claims,
             Crew(self.start, options.n_workers, options.memory_limit) as crew,
         ):
             while self.todo or active or elsewhere:
@@ -260,8 +261,6 @@ class FolderRun:
                     self._settle(*self._tasks.pop(task.number), result)
                 self.peak_bytes = max(self.peak_bytes, crew.peak_bytes)
                 look(self._shares(crew))
-        with contextlib.suppress(OSError):
-            (options.output / "claims").rmdir()  # others may still be at work
 
     def _done_by_others(self, item: Item, claims: Claims, report: Report) -> bool:
         """Somebody else may have finished a file between our list and our claim."""
@@ -301,12 +300,13 @@ class FolderRun:
 
     def _ready(self, file: _File) -> list[Work]:
         """Stages of a file that wait for nothing."""
-        if file.item.name in self.failures or file.running & {"open", "finish"}:
+        ended = file.item.name in self.failures or "finish" in file.made
+        if ended or file.running & {"open", "finish"}:
             return []
         if file.opened is None:
             return ["open"]
         left: list[Work] = [stage for stage in self.plan.stages if stage not in file.made | file.running]
-        if not left and not file.running and "finish" not in file.made:
+        if not left and not file.running:
             return ["finish"]
         return [stage for stage in left if file.made >= set(self.plan.waits_for(stage))]
 

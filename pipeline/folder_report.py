@@ -144,12 +144,13 @@ def _opened(log: Path) -> TextIO:
 
 
 def _json_lines(stream: TextIO, plan: Survey) -> Report:
-    def write(event: str, values: dict[str, Any]) -> None:
-        stream.write(json.dumps({"time": round(time.time(), 3), "event": event, **values}, ensure_ascii=False) + "\n")
-        stream.flush()
+    _write_line(stream, "plan", asdict(plan))
+    return lambda done: _write_line(stream, "file", asdict(done))
 
-    write("plan", asdict(plan))
-    return lambda done: write("file", asdict(done))
+
+def _write_line(stream: TextIO, event: str, values: dict[str, Any]) -> None:
+    stream.write(json.dumps({"time": round(time.time(), 3), "event": event, **values}, ensure_ascii=False) + "\n")
+    stream.flush()
 
 
 class _Pace:
@@ -218,6 +219,12 @@ def _bars(plan: Survey) -> Iterator[tuple[Report, Look]]:
                 bars.update(rows[name], completed=int(100 * share))
 
         yield report, look
+
+
+def log_end(log: Path, outcomes: Counter[str], peak_bytes: int) -> None:
+    """The last line of a JSON log: outcomes, and the most memory that one worker took. Raises InputError."""
+    with _opened(log) as stream:
+        _write_line(stream, "end", {"outcomes": dict(outcomes), "worker_peak_bytes": peak_bytes})
 
 
 def print_outcomes(outcomes: Counter[str], output: Path, stream: TextIO) -> None:

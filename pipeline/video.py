@@ -272,8 +272,11 @@ class Extractors:
             raise InputError(
                 f"Expected sound or pictures but nothing in {str(path)!r} can be decoded.", code="no_content"
             )
-        if info.duration_s - seen_s > TRUNCATED_S:
+        duration_s = info.duration_s or seen_s
+        if duration_s - seen_s > TRUNCATED_S:
             reasons.append("truncated")
+        elif seen_s - duration_s > TRUNCATED_S:  # the header says less than there is
+            duration_s = seen_s
         anyone = _anyone(facial.track, facial.faces)
         utterances = cut_utterances(speech.segments, speech.words, anyone, self.settings)
         clips = [
@@ -284,7 +287,7 @@ class Extractors:
         return Analysis(
             info=info,
             sha256=digest,
-            duration_s=info.duration_s or seen_s,
+            duration_s=duration_s,
             words=speech.words,
             tracks=tracks,
             blendshapes=facial.blendshapes,
