@@ -124,10 +124,12 @@ def run_folder(
         "settings": settings.model_dump(mode="json"),
         "product": product,
         "checkpoint": os.fspath(checkpoint.absolute()) if checkpoint else None,
+        "fingerprint": fingerprint,
         "only": only,
         "tables": tables,
     }
-    options = FolderOptions(folder, output, n_workers=workers or default_workers(), **limits)
+    gpu = settings.compute_device == "cuda"
+    options = FolderOptions(folder, output, n_workers=workers or default_workers(), gpu=gpu, **limits)
     run = FolderRun(options, Plan(extractors, product, fingerprint, only, tables), start, about)
     signal.signal(signal.SIGTERM, _interrupt)
     say = (lambda line: None) if quiet else (lambda line: print(line, file=sys.stderr, flush=True))

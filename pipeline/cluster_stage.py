@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from data.errors import InputError, LambError
-from pipeline.crew import Crew, Task
+from pipeline.crew import Crew, Lane, Task
 from pipeline.folder import MARKER, OPEN_BYTES_PER_S, SCHEMA, TRIES, FolderOptions, FolderRun, _failed, _json_name
 from pipeline.parts import unpack
 from pipeline.remote_store import RemoteStore, absolute, is_remote, local_copy, open_store
@@ -132,7 +132,7 @@ class Stages:
         self.scratch = LocalStore(self._exit.enter_context(workplace.scratch()))
         settings = {**job.start["settings"], "device": device}
         start = {**job.start, "settings": settings, "output": os.fspath(self.scratch.folder)}
-        self.crew = self._exit.enter_context(Crew(start, 1, job.memory_limit))
+        self.crew = self._exit.enter_context(Crew(start, [Lane(frozenset(stages), 1)], job.memory_limit))
         self.reborn = _reborn()
         self._n_tasks = 0
 

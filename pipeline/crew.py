@@ -3,8 +3,8 @@
 In: tasks for :mod:`pipeline.worker`. Out: one result per task, also for a worker that dies, hangs or takes too much memory:
 it costs that task, and a new worker takes its place. Times in seconds, memory in bytes.
 
-    with Crew(start, n_workers=2, memory_limit=3 * 10**9) as crew:
-        crew.give(Task(...))                                 # to a worker that is idle
+    with Crew(start, [Lane(STAGES, n_workers=2)], memory_limit=3 * 10**9) as crew:
+        if crew.has_room("speech"): crew.give(Task(...))
         for task, result in crew.wait(1.0): ...              # {"seconds": …} or {"error": {"code": …, "message": …}}
 """
 
@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -30,17 +31,29 @@ WORKER = [sys.executable, "-m", "pipeline.worker"]
 
 @dataclass(frozen=True)
 class Task:
-    """What one worker does next; ``limit_s`` is how long it may take."""
+    """What a worker does next; ``limit_s`` is how long it may take, ``alone`` that no other task may share its worker (one
+    of them killed it)."""
 
     number: int
     message: dict[str, Any]
     limit_s: float
+    alone: bool = False
+
+
+@dataclass(frozen=True)
+class Lane:
+    """Workers of one kind: the stages they do, how many there are, and how many tasks one of them may have at a time."""
+
+    stages: frozenset[str]
+    n_workers: int
+    capacity: int = 1
 
 
 @dataclass(eq=False)
 class _Worker:
     process: subprocess.Popen[bytes]
-    task: Task | None = None
+    lane: Lane
+    tasks: dict[int, Task] = field(default_factory=dict)
     started_s: float = 0.0
     fraction: float = 0.0
     buffer: bytearray = field(default_factory=bytearray)
@@ -67,10 +80,10 @@ class _Worker:
 
 
 class Crew:
-    """``n_workers`` processes, started when first needed."""
+    """Processes of one or more lanes, started when first needed."""
 
-    def __init__(self, start: dict[str, Any], n_workers: int, memory_limit: int) -> None:
-        self.start, self.n_workers, self.memory_limit = start, n_workers, memory_limit
+    def __init__(self, start: dict[str, Any], lanes: Sequence[Lane], memory_limit: int) -> None:
+        self.start, self.lanes, self.memory_limit = start, lanes, memory_limit
         self.peak_bytes = 0
         self._workers: list[_Worker] = []
         self._selector = selectors.DefaultSelector()
@@ -86,24 +99,39 @@ class Crew:
             self._remove(worker)
         self._selector.close()
 
-    @property
-    def n_idle(self) -> int:
-        """Workers that could take a task now, running or not."""
-        return self.n_workers - sum(worker.task is not None for worker in self._workers)
+    def has_room(self, stage: str, alone: bool = False) -> bool:
+        """Whether a task of this stage could be given now."""
+        lane, worker = self._place(stage, alone)
+        return worker is not None or sum(one.lane is lane for one in self._workers) < lane.n_workers
 
     @property
     def at_work(self) -> dict[int, float]:
         """Task number → share done, of all tasks given and not yet returned."""
-        return {worker.task.number: worker.fraction for worker in self._workers if worker.task}
+        return {number: worker.fraction for worker in self._workers for number in worker.tasks}
 
     def give(self, task: Task) -> None:
-        """Hand a task to an idle worker; there must be one."""
-        worker = next((worker for worker in self._workers if worker.task is None), None) or self._hire()
-        worker.task, worker.started_s, worker.fraction = task, time.monotonic(), 0.0
+        """Hand a task to a worker; there must be room."""
+        lane, worker = self._place(task.message["stage"], task.alone)
+        worker = worker or self._hire(lane)
+        if not worker.tasks:
+            worker.started_s, worker.fraction = time.monotonic(), 0.0
+        worker.tasks[task.number] = task
         assert worker.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died while idle: :meth:`wait` finds out and says so
             worker.process.stdin.write(json.dumps({"task": task.number, **task.message}).encode() + b"\n")
             worker.process.stdin.flush()
+
+    def _place(self, stage: str, alone: bool) -> tuple[Lane, _Worker | None]:
+        """The lane of a stage, and its running worker with fewest tasks that can take one more."""
+        lane = next(lane for lane in self.lanes if stage in lane.stages)
+        free = [
+            worker
+            for worker in self._workers
+            if worker.lane is lane
+            and len(worker.tasks) < (1 if alone else lane.capacity)
+            and not any(task.alone for task in worker.tasks.values())
+        ]
+        return lane, min(free, key=lambda worker: len(worker.tasks), default=None)
 
     def wait(self, timeout_s: float) -> list[tuple[Task, dict[str, Any]]]:
         """Results that have come, waiting for the first at most ``timeout_s``."""
@@ -120,12 +148,12 @@ class Crew:
 
     # ---- workers ----------------------------------------------------------------------------------------------------------
 
-    def _hire(self) -> _Worker:
+    def _hire(self, lane: Lane) -> _Worker:
         process = subprocess.Popen(WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
         assert process.stdin is not None
         assert process.stdout is not None
         os.set_blocking(process.stdout.fileno(), False)
-        worker = _Worker(process)
+        worker = _Worker(process, lane)
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(json.dumps(self.start).encode() + b"\n")
             process.stdin.flush()
@@ -149,13 +177,14 @@ class Crew:
         while (end := worker.buffer.find(b"\n")) >= 0:
             message = json.loads(bytes(worker.buffer[:end]))
             del worker.buffer[: end + 1]
-            if worker.task is None or message.pop("task") != worker.task.number:
+            number = message.pop("task")
+            if number not in worker.tasks:
                 continue
             if "fraction" in message:
                 worker.fraction = message["fraction"]
             else:
-                done.append((worker.task, message))
-                worker.task = None
+                done.append((worker.tasks.pop(number), message))
+                worker.started_s, worker.fraction = time.monotonic(), 0.0
         return done
 
     def _look(self) -> list[tuple[Task, dict[str, Any]]]:
@@ -172,12 +201,15 @@ class Crew:
                     f"Expected at most {self.memory_limit / 1e9:.1f} GB of memory but {used / 1e9:.1f} GB were taken."
                 )
                 done += self._lost(worker, "memory_limit", said)
-            elif worker.task is not None and now_s - worker.started_s > worker.task.limit_s:
-                said = f"Expected the file to be done within {worker.task.limit_s:.0f} s more but it is not."
+            elif worker.tasks and now_s - worker.started_s > sum(task.limit_s for task in worker.tasks.values()):
+                limit_s = sum(task.limit_s for task in worker.tasks.values())
+                said = f"Expected the file to be done within {limit_s:.0f} s more but it is not."
                 done += self._lost(worker, "time_limit", said)
         return done
 
     def _lost(self, worker: _Worker, code: str, said: str) -> list[tuple[Task, dict[str, Any]]]:
-        task = worker.task
+        tasks = list(worker.tasks.values())
         self._remove(worker)
-        return [] if task is None else [(task, {"error": {"code": code, "message": said}})]
+        if len(tasks) > 1:  # one of them did it, the others must not suffer: each is tried again alone
+            code = "worker_died"
+        return [(task, {"error": {"code": code, "message": said}}) for task in tasks]

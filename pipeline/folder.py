@@ -24,11 +24,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from data.errors import InputError
 from pipeline.claims import Claims
-from pipeline.crew import Crew, Task
+from pipeline.crew import Crew, Lane, Task
 from pipeline.discovery import Discovery, Found, find_media
 from pipeline.parts import unpack
 from pipeline.predict import document, failed_record, to_json
@@ -39,6 +39,8 @@ from pipeline.tables import write_tables
 MARKER = "lamb-folder.json"
 SCHEMA = 1
 OPEN_BYTES_PER_S = 5e6  # a disk or network share slower than this runs into the time limit
+GPU_STAGES: frozenset[str] = frozenset(("speech", "finish"))
+GPU_BATCH = 16  # files whose speech or utterances go through a GPU together
 TRIES = 2  # of a stage whose worker died
 POLL_S = 1.0  # how often files that other processes work on are looked at
 SETTLED_S = 5.0  # with --watch: a file that did not change for so long is complete
@@ -50,7 +52,8 @@ class FolderOptions:
 
     n_workers : processes that extract. time_limit_s, time_limit_per_s : worker time one file may take, a constant plus so
     much per second of the video. memory_limit : bytes one worker may take. retry_failed : try again what failed for good.
-    keep : keep the stages' results, so that a changed setting redoes only what depends on it.
+    keep : keep the stages' results, so that a changed setting redoes only what depends on it. gpu : speech and the model run
+    in one more process, on the GPU, in batches across files, fed by the others.
     """
 
     folder: Path
@@ -63,6 +66,22 @@ class FolderOptions:
     keep: bool = True
     follow_links: bool = False
     claims_stale_s: float = 120.0
+    gpu: bool = False
+
+    @property
+    def lanes(self) -> list[Lane]:
+        """The kinds of workers."""
+        if not self.gpu:
+            return [Lane(frozenset(get_args(Work)), self.n_workers)]
+        return [
+            Lane(GPU_STAGES, 1, GPU_BATCH),
+            Lane(frozenset(get_args(Work)) - GPU_STAGES, self.n_workers),
+        ]
+
+    @property
+    def n_active(self) -> int:
+        """Files at work at a time: enough that no worker waits, few enough that nothing piles up."""
+        return sum(lane.n_workers * lane.capacity for lane in self.lanes) + 2
 
 
 @dataclass(frozen=True)
@@ -231,13 +250,13 @@ class FolderRun:
         polled_s = 0.0
         with (
             Claims(options.output / "cache" / "claims", stale_s=options.claims_stale_s) as claims,
-            Crew(self.start, options.n_workers, options.memory_limit) as crew,
+            Crew(self.start, options.lanes, options.memory_limit) as crew,
         ):
             while self.todo or active or elsewhere:
                 if not self.todo and elsewhere and time.monotonic() - polled_s > POLL_S:
                     polled_s = time.monotonic()
                     self.todo, elsewhere = elsewhere, deque()
-                while self.todo and len(active) < options.n_workers + 2:
+                while self.todo and len(active) < options.n_active:
                     item = self.todo.popleft()
                     try:
                         ours = claims.take(item.name)
@@ -284,16 +303,14 @@ class FolderRun:
         making = {self._place(file, stage) for file in active for stage in file.running}
         for file in active:
             for stage in self._ready(file):
-                if not crew.n_idle:
-                    return
                 place = self._place(file, stage)
                 if place in making:  # the same content under another name
                     continue
                 if stage in self.plan.stages and self.store.exists(place):
                     file.made.add(stage)
-                    continue
-                making.add(place)
-                self._give(crew, file, stage)
+                elif crew.has_room(stage, alone=file.tries[stage] > 0):
+                    making.add(place)
+                    self._give(crew, file, stage)
 
     def _place(self, file: _File, stage: Work) -> str:
         return f"open {file.item.name}" if file.opened is None else self.plan.place(stage, file.opened)
@@ -320,11 +337,11 @@ class FolderRun:
         limit_s = self.options.time_limit_s + self.options.time_limit_per_s * duration_s
         if stage == "open":
             limit_s += item.size / OPEN_BYTES_PER_S
-        number = next(self._numbers)
+        number, alone = next(self._numbers), file.tries[stage] > 0
         file.running.add(stage)
         file.tries[stage] += 1
         self._tasks[number] = (file, stage)
-        crew.give(Task(number, message, max(1.0, limit_s - sum(file.seconds.values()))))
+        crew.give(Task(number, message, max(1.0, limit_s - sum(file.seconds.values())), alone))
 
     def _settle(self, file: _File, stage: Work, result: dict[str, Any]) -> None:
         """Take a task's result into account."""

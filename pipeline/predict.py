@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,16 +73,30 @@ class Predictor:
             analysis = self.extractors.analyse(path, notify)
             return self.record(path, analysis, notify)
         except LambError as error:
-            return failed_record(path, error.code, str(error))
+            # the file under the name it was given by, as everywhere else in the record
+            return failed_record(path, error.code, str(error).replace(repr(str(path.absolute())), repr(str(path))))
         except Exception as error:
             return failed_record(path, *unforeseen(path, error))
 
     def record(self, path: Path, analysis: Analysis, notify: Notify = ignore) -> dict[str, Any]:
         """The same element, of a file that was analysed before."""
+        return self.records([(path, analysis)], notify)[0]
+
+    def records(self, analysed: Sequence[tuple[Path, Analysis]], notify: Notify = ignore) -> list[dict[str, Any]]:
+        """The elements of several files, whose utterances go through the model together."""
+        clips = [[clip for clip in analysis.clips if self.checkpoint.usable(clip)] for _, analysis in analysed]
         probabilities = np.zeros((0, len(self.checkpoint.label_set)))
-        clips = [clip for clip in analysis.clips if self.checkpoint.usable(clip)]
-        if clips:
-            probabilities = self.checkpoint.predict(clips)
+        if any(clips):
+            probabilities = self.checkpoint.predict([clip for found in clips for clip in found])
+        ends = np.cumsum([len(found) for found in clips])[:-1]
+        return [
+            self._record(path, analysis, found, rows, notify)
+            for (path, analysis), found, rows in zip(analysed, clips, np.split(probabilities, ends), strict=True)
+        ]
+
+    def _record(
+        self, path: Path, analysis: Analysis, clips: list[Clip], probabilities: np.ndarray, notify: Notify
+    ) -> dict[str, Any]:
         utterances = [
             {
                 "start_s": round(clip.start_s, TIME_DIGITS),

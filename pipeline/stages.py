@@ -3,10 +3,10 @@
 In: a file. Out: results in a store, addressed by content and by everything else they depend on. A changed setting or other
 weights change the address of what depends on them and of nothing else; a renamed file has the addresses it had.
 
-    runner = StageRunner(extractors, predictor, store)
+    runner = StageRunner(plan, extractors, store, load_predictor)
     opened = runner.open(item)                               # content digest, length, streams
-    for stage in runner.plan.stages: runner.run(stage, item, opened)
-    record = runner.finish(item, opened)                     # the file's record in docs/output.md, or its features
+    for stage in plan.stages: runner.run(stage, item, opened)
+    record = runner.finish(Job(item, opened))                # the file's record in docs/output.md, or its features
 
 The order of the first three stages does not matter (but the faces of ``--face speaker`` wait for the speech), and each may
 run in another process or on another machine. :mod:`pipeline.folder` runs them on one machine, :mod:`pipeline.cluster` on many.
@@ -14,14 +14,16 @@ run in another process or on another machine. :mod:`pipeline.folder` runs them o
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from data.errors import InputError, LambError
 from extractors.media import MediaInfo
@@ -30,11 +32,12 @@ from pipeline.extract import outcome_record, write_features
 from pipeline.parts import AcousticPart, FacialPart, Part, SpeechPart, pack, unpack
 from pipeline.predict import Predictor, unforeseen
 from pipeline.store import LocalStore, Store, unwritable
-from pipeline.video import Analysis, Extractors, Stage
+from pipeline.video import Analysis, Extractors, Sound, Stage
 
 if TYPE_CHECKING:
     from pipeline.settings import PipelineSettings
 
+T = TypeVar("T")
 Work = Literal["open", "speech", "acoustic", "facial", "finish"]
 PARTS: tuple[Work, ...] = ("speech", "acoustic", "facial")
 OF_STAGE: dict[Stage, Work] = {"text": "speech", "acoustic": "acoustic", "facial": "facial"}
@@ -93,6 +96,15 @@ class Opened:
     def from_dict(cls, record: Mapping[str, Any], path: str) -> Opened:
         """Raises KeyError or TypeError for another dictionary."""
         return cls(record["sha256"], MediaInfo(path=Path(path), **record["info"]))
+
+
+@dataclass(frozen=True)
+class Job:
+    """A file at a stage after the first; ``open_s`` is what opening it took."""
+
+    item: Item
+    opened: Opened
+    open_s: float = 0.0
 
 
 class Plan:
@@ -171,8 +183,16 @@ def _depends_on(extractors: Extractors, stage: Work) -> dict[str, Any]:
 class StageRunner:
     """Runs stages; models are loaded when a stage first needs them and stay. One per process."""
 
-    def __init__(self, plan: Plan, extractors: Extractors, store: Store, predictor: Predictor | None) -> None:
-        self.plan, self.extractors, self.store, self.predictor = plan, extractors, store, predictor
+    def __init__(
+        self, plan: Plan, extractors: Extractors, store: Store, load: Callable[[], Predictor] | None = None
+    ) -> None:
+        self.plan, self.extractors, self.store, self._load = plan, extractors, store, load
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """The model, loaded when the first file is finished."""
+        assert self._load is not None
+        return self._load()
 
     def open(self, item: Item, notify: Notify = ignore) -> Opened:
         """Read the whole file once for its digest, and its headers. Raises InputError."""
@@ -190,6 +210,32 @@ class StageRunner:
         seconds = time.monotonic() - started
         self.store.write(self.plan.place(stage, opened), pack(part, seconds))
         return seconds
+
+    def run_many(self, stage: Work, jobs: Sequence[Job], notify: Notify = ignore) -> list[float | Exception]:
+        """:meth:`run` for several files together where that is faster: speech on a GPU. Seconds are each file's share; what
+        goes wrong with one file is returned in its place."""
+        if stage != "speech" or len(jobs) < 2:
+            return [_caught(lambda job=job: self.run(stage, job.item, job.opened, notify)) for job in jobs]
+        started, failed = time.monotonic(), {}
+        with contextlib.ExitStack() as stack:
+            sounds: dict[int, Sound] = {}
+            for number, job in enumerate(jobs):
+                try:
+                    job.item.check()
+                    sounds[number] = stack.enter_context(self.extractors.sound(job.opened.info, "speech"))
+                except Exception as error:
+                    failed[number] = error
+            parts = dict(zip(sounds, self.extractors.speech_of_many(list(sounds.values())), strict=True))
+        seconds = (time.monotonic() - started) / len(jobs)
+
+        def keep(number: int, job: Job) -> float:
+            if number in failed:
+                raise failed[number]
+            job.item.check()
+            self.store.write(self.plan.place(stage, job.opened), pack(parts[number], seconds))
+            return seconds
+
+        return [_caught(lambda number=number, job=job: keep(number, job)) for number, job in enumerate(jobs)]
 
     def _part(self, stage: Work, opened: Opened, notify: Notify) -> Part:
         extractors, info = self.extractors, opened.info
@@ -213,38 +259,66 @@ class StageRunner:
             raise InputError(f"Expected the kept result of {stage} but it is gone.", code="damaged")
         return unpack(content)
 
-    def finish(self, item: Item, opened: Opened, open_s: float, notify: Notify = ignore) -> dict[str, Any]:
+    def finish(self, job: Job, notify: Notify = ignore) -> dict[str, Any]:
         """Put the parts together and keep the record of the file (without its name); for features, write their folder.
 
         Raises LambError.
         """
+        record = self.finish_many([job], notify)[0]
+        if isinstance(record, Exception):
+            raise record
+        return record
+
+    def finish_many(self, jobs: Sequence[Job], notify: Notify = ignore) -> list[dict[str, Any] | Exception]:
+        """:meth:`finish` of several files, whose utterances go through the model together; errors in their places."""
         started = time.monotonic()
+        analysed = [_caught(lambda job=job: self._analysis(job)) for job in jobs]
+        good = [
+            (Path(job.item.name), found[0])
+            for job, found in zip(jobs, analysed, strict=True)
+            if isinstance(found, tuple)
+        ]
+        if self.plan.product == "labels":
+            records = iter(self.predictor.records(good, notify) if good else ())
+        else:
+            records = iter([outcome_record(path, analysis) | {"error": None} for path, analysis in good])
+        seconds = (time.monotonic() - started) / len(jobs)
+
+        def keep(job: Job, found: tuple[Analysis, dict[str, float]] | Exception) -> dict[str, Any]:
+            if isinstance(found, InputError) and found.code in FINAL:
+                opened = job.opened
+                record = failure(job.item, found) | {"sha256": opened.sha256, "duration_s": opened.info.duration_s}
+                record["seconds"] = {"open": job.open_s, "finish": seconds}
+            elif isinstance(found, Exception):
+                raise found
+            else:
+                analysis, made_s = found
+                record = next(records)
+                record["seconds"] = made_s | {"finish": seconds}
+                if self.plan.product == "features":
+                    self._publish_features(job.item, analysis, self.plan.place("finish", job.opened))
+            del record["file"]
+            self.store.write(self.plan.place("finish", job.opened), _json(record))
+            return record
+
+        return [
+            _caught(lambda job=job, found=found: keep(job, found)) for job, found in zip(jobs, analysed, strict=True)
+        ]
+
+    def _analysis(self, job: Job) -> tuple[Analysis, dict[str, float]]:
+        """A file's parts put together, and the seconds of each stage."""
+        item, opened = job.item, job.opened
         info = replace(opened.info, path=Path(item.name))
         kept = {stage: self.part(stage, opened) for stage in self.plan.stages}
-        seconds = {"open": open_s, **{stage: made_s for stage, (_, made_s) in kept.items()}}
+        seconds = {"open": job.open_s, **{stage: made_s for stage, (_, made_s) in kept.items()}}
         parts = [part for part, _ in kept.values()]
-        try:
-            if self.plan.only:
-                analysis = self.extractors.assemble_one(info, opened.sha256, parts[0])
-            else:
-                speech, acoustic, facial = parts
-                assert isinstance(speech, SpeechPart)
-                assert isinstance(acoustic, AcousticPart)
-                assert isinstance(facial, FacialPart)
-                analysis = self.extractors.assemble(Path(item.name), info, opened.sha256, speech, acoustic, facial)
-            if self.predictor is not None:
-                record = self.predictor.record(Path(item.name), analysis, notify)
-            else:
-                record = outcome_record(Path(item.name), analysis) | {"error": None}
-                self._publish_features(item, analysis, self.plan.place("finish", opened))
-        except InputError as error:
-            if error.code not in FINAL:
-                raise
-            record = failure(item, error) | {"sha256": opened.sha256, "duration_s": opened.info.duration_s}
-        del record["file"]
-        record["seconds"] = seconds | {"finish": time.monotonic() - started}
-        self.store.write(self.plan.place("finish", opened), _json(record))
-        return record
+        if self.plan.only:
+            return self.extractors.assemble_one(info, opened.sha256, parts[0]), seconds
+        speech, acoustic, facial = parts
+        assert isinstance(speech, SpeechPart)
+        assert isinstance(acoustic, AcousticPart)
+        assert isinstance(facial, FacialPart)
+        return self.extractors.assemble(Path(item.name), info, opened.sha256, speech, acoustic, facial), seconds
 
     def _publish_features(self, item: Item, analysis: Analysis, place: str) -> None:
         assert isinstance(self.store, LocalStore)
@@ -257,6 +331,13 @@ class StageRunner:
                 self.store.publish_folder(part, target)
         except OSError as error:
             raise unwritable(self.store.folder / target, error) from error
+
+
+def _caught(work: Callable[[], T]) -> T | Exception:
+    try:
+        return work()
+    except Exception as error:
+        return error
 
 
 def features_name(name: str) -> str:

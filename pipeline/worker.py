@@ -7,8 +7,9 @@ In (stdin): first the settings, then tasks, one per line. Out (stdout): per task
     < {"task": 7, "fraction": 0.5}
     < {"task": 7, "seconds": 1.25}     or    {"task": 7, "error": {"code": "changed", "message": "one line"}}
 
-When stdin ends, whoever gave the tasks is gone: the process and all that it started end at once. Models are loaded when a
-task first needs them. Nothing but results is ever written to stdout, whatever libraries print.
+Tasks of one stage that wait together are done together: a GPU's networks take them in one batch. When stdin ends, whoever
+gave the tasks is gone: the process and all that it started end at once. Models are loaded when a task first needs them.
+Nothing but results is ever written to stdout, whatever libraries print.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from data.errors import LambError
 from pipeline.events import Event
 from pipeline.settings import PipelineSettings
-from pipeline.stages import Item, Opened, Plan, StageRunner
+from pipeline.stages import Item, Job, Opened, Plan, StageRunner, failure
 from pipeline.store import LocalStore
 from pipeline.video import Extractors
 
@@ -39,32 +40,52 @@ def make_runner(start: dict[str, Any]) -> StageRunner:
     from pipeline.predict import Predictor, load_checkpoint
 
     extractors = Extractors(PipelineSettings.model_validate(start["settings"]))
-    predictor, fingerprint = None, ""
-    if start["product"] == "labels":
-        path = start["checkpoint"]
-        checkpoint = load_checkpoint(Path(path) if path else None, extractors.settings.compute_device)
-        predictor, fingerprint = Predictor(checkpoint, extractors), checkpoint.fingerprint()
-    plan = Plan(extractors, start["product"], fingerprint, start["only"], start["tables"])
-    return StageRunner(plan, extractors, LocalStore(Path(start["output"])), predictor)
+    path = Path(start["checkpoint"]) if start["checkpoint"] else None
+
+    def load() -> Predictor:
+        return Predictor(load_checkpoint(path, extractors.settings.compute_device), extractors)
+
+    plan = Plan(extractors, start["product"], start["fingerprint"], start["only"], start["tables"])
+    return StageRunner(plan, extractors, LocalStore(Path(start["output"])), load)
 
 
-def perform(runner: StageRunner, task: dict[str, Any], notify: Callable[[Event], None]) -> dict[str, Any]:
-    """One task's result line."""
-    item, stage = Item(**task["item"]), task["stage"]
+Results = list[dict[str, Any]]
+
+
+def perform(runner: StageRunner, tasks: Sequence[dict[str, Any]], notify: Callable[[Event], None]) -> Results:
+    """The result lines of tasks of one stage, in their order. Several go through a GPU's networks together; where that goes
+    wrong (memory), one by one."""
+    stage = tasks[0]["stage"]
+    if stage == "open":
+        return [_open(runner, Item(**task["item"]), notify) for task in tasks]
+    jobs = []
+    for task in tasks:
+        item = Item(**task["item"])
+        jobs.append(Job(item, Opened.from_dict(task["opened"], item.path), task["open_s"]))
     try:
-        if stage == "open":
-            started = time.monotonic()
-            opened = runner.open(item, notify)
-            return {"opened": opened.to_dict(), "seconds": time.monotonic() - started}
-        opened = Opened.from_dict(task["opened"], item.path)
-        if stage == "finish":
-            record = runner.finish(item, opened, task["open_s"], notify)
-            return {"outcome": record["outcome"], "seconds": record["seconds"]["finish"]}
-        return {"seconds": runner.run(stage, item, opened, notify)}
+        found = runner.finish_many(jobs, notify) if stage == "finish" else runner.run_many(stage, jobs, notify)
     except Exception as error:
-        from pipeline.stages import failure
+        if len(tasks) > 1:
+            return [result for task in tasks for result in perform(runner, [task], notify)]
+        found = [error]
+    return [_result(job.item, one) for job, one in zip(jobs, found, strict=True)]
 
-        return {"error": failure(item, error)["error"]}
+
+def _open(runner: StageRunner, item: Item, notify: Callable[[Event], None]) -> dict[str, Any]:
+    started = time.monotonic()
+    try:
+        opened = runner.open(item, notify)
+    except Exception as error:
+        return _result(item, error)
+    return {"opened": opened.to_dict(), "seconds": time.monotonic() - started}
+
+
+def _result(item: Item, found: dict[str, Any] | float | Exception) -> dict[str, Any]:
+    if isinstance(found, Exception):
+        return {"error": failure(item, found)["error"]}
+    if isinstance(found, dict):
+        return {"outcome": found["outcome"], "seconds": found["seconds"]["finish"]}
+    return {"seconds": found}
 
 
 def main() -> None:
@@ -74,14 +95,21 @@ def main() -> None:
     threading.Thread(target=_read, args=(lines,), daemon=True).start()
     runner: StageRunner | None = None
     start = json.loads(lines.get())
+    waiting: list[dict[str, Any]] = []
     while True:
-        task = json.loads(lines.get())
+        if not waiting:
+            waiting.append(json.loads(lines.get()))
+        while not lines.empty():
+            waiting.append(json.loads(lines.get()))
+        tasks = [task for task in waiting if task["stage"] == waiting[0]["stage"]]
+        waiting = [task for task in waiting if task["stage"] != tasks[0]["stage"]]
         try:
             runner = runner or make_runner(start)
-            result = perform(runner, task, _progress(results, task["task"]))
+            found = perform(runner, tasks, _progress(results, tasks[0]["task"]))
         except LambError as error:  # the settings worked in the process that sent them; here they do not
-            result = {"error": {"code": error.code, "message": str(error)}, "fatal": True}
-        _send(results, {"task": task["task"], **result})
+            found = [{"error": {"code": error.code, "message": str(error)}, "fatal": True}] * len(tasks)
+        for task, result in zip(tasks, found, strict=True):
+            _send(results, {"task": task["task"], **result})
 
 
 def _private_stdout() -> BinaryIO:

@@ -12,7 +12,7 @@ reaches the engine. Decoding uses temperature 0 only, so the same samples and se
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -36,6 +36,7 @@ DECODING = {
     "hallucination_silence_threshold": 2.0,  # seconds of silence in which no text is believed
 }
 """Options that every engine passes to Whisper; both libraries call them the same."""
+BATCH_WINDOWS = 32  # windows of at most 30 s that :func:`transcribe_many` decodes together
 VOICE_ACTIVITY_SHARE = 0.05  # of the progress bar; measured 1–5 % of the time of a transcription
 
 
@@ -136,6 +137,10 @@ class Engine(Protocol):
         """Recognise one window, float32 [shape=(n,)], n <= 30 s at 16 kHz; returns segments and the language."""
         ...
 
+    def decode_many(self, windows: Sequence[np.ndarray], language: str) -> list[list[DecodedSegment]]:
+        """Recognise several windows in one batch; an engine without it decodes one by one."""
+        ...
+
 
 def locate(settings: SpeechSettings) -> Located:
     """Find the model without loading it, its sha256 checked where one is known; may download it (see ``model``).
@@ -201,6 +206,49 @@ def transcribe(
         engine.located.digest,
         language,
     )
+
+
+def transcribe_many(recordings: Sequence[np.ndarray], settings: SpeechSettings) -> list[Transcript]:
+    """Recognise several recordings together: windows of all of them in common batches, which is what keeps a GPU busy.
+
+    One by one where the engine cannot (openai-whisper), or where each recording's language must be found first. Batches
+    round differently than single windows, so a word may differ from :func:`transcribe`'s. Arguments, result and errors per
+    recording as there.
+    """
+    from extractors.speech.guards import clean_words
+    from extractors.speech.voice_activity import detect_speech
+    from extractors.speech.windows import speech_windows
+
+    kind = ENGINES.get(settings.engine)
+    kind.check_model_name(settings)
+    if settings.language is None or not hasattr(kind, "decode_many"):
+        return [transcribe(samples, settings) for samples in recordings]
+    activities = [detect_speech(samples) for samples in recordings]
+    jobs = [(i, window) for i, activity in enumerate(activities) for window in speech_windows(activity)]
+    words: list[list[Word]] = [[] for _ in recordings]
+    located: Located | None = None
+    for begin in range(0, len(jobs), BATCH_WINDOWS):
+        engine = _engine(kind, settings)
+        located = engine.located
+        batch = jobs[begin : begin + BATCH_WINDOWS]
+        cuts = [(round(w.start_s * SAMPLE_RATE_HZ), round(w.end_s * SAMPLE_RATE_HZ)) for _, w in batch]
+        samples = [_contiguous(recordings[i][first:last]) for (i, _), (first, last) in zip(batch, cuts, strict=True)]
+        for (i, window), decoded in zip(batch, engine.decode_many(samples, settings.language), strict=True):
+            words[i] += clean_words(decoded, window, activities[i].segments)
+    return [
+        Transcript(tuple(found), activity.segments, settings.engine, settings.model)
+        if located is None or not activity.segments
+        else Transcript(
+            tuple(found),
+            activity.segments,
+            settings.engine,
+            settings.model,
+            located.source,
+            located.digest,
+            settings.language,
+        )
+        for found, activity in zip(words, activities, strict=True)
+    ]
 
 
 def _contiguous(window: np.ndarray) -> np.ndarray:
