@@ -51,6 +51,8 @@ def perform(task: dict[str, Any], plan: FakePlan, store: LocalStore, marks: Path
     opened = Opened.from_dict(task["opened"], item.path)
     with (marks / "calls").open("a") as calls:
         calls.write(f"{stage} {opened.sha256}\n")
+    if stage == "speech" and said == "die in speech":
+        os._exit(3)
     if stage == "acoustic":
         misbehave(said, marks / opened.sha256)
     if stage != "finish":
