@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from pipeline.settings import PipelineSettings
 
 MEMORY_LIMIT_GB = 3.0
-Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of videos, with all folders in it.")]
+Folder = Annotated[
+    str, typer.Argument(metavar="FOLDER", help="A folder of videos, with all folders in it; with --cluster also a URL.")
+]
 FolderOutput = Annotated[
-    Path, typer.Option("--output", "-o", metavar="DIR", help="Where results go; the same again to go on.")
+    str, typer.Option("--output", "-o", metavar="DIR", help="Where results go; the same again to go on.")
 ]
 Checkpoint = Annotated[Path | None, typer.Option(metavar="PATH", help="A LAMB checkpoint; default: the starter.")]
 Workers = Annotated[int | None, typer.Option(min=1, max=1024, help="Processes; default: one per core and 3 GB.")]
@@ -35,6 +37,14 @@ TimeLimit = Annotated[
     float, typer.Option(metavar="S", min=1, help="Seconds a file may take, and 30 more per second of video.")
 ]
 MemoryLimit = Annotated[float, typer.Option(metavar="GB", min=0.1, help="Memory that one worker may take.")]
+ClusterAddress = Annotated[
+    str | None,
+    typer.Option("--cluster", metavar="ADDRESS", help="Run on Ray: auto (this machine's cluster), local or host:port."),
+]
+StageNeeds = Annotated[
+    list[str] | None,
+    typer.Option("--needs", metavar="STAGE=CPUS[,GPUS[,GB]]", help="With --cluster: what a stage takes; repeatable."),
+]
 
 
 class Product(StrEnum):
@@ -62,6 +72,8 @@ def label(
     json_log: JsonLog = None,
     time_limit: TimeLimit = 300.0,
     memory_limit: MemoryLimit = MEMORY_LIMIT_GB,
+    cluster: ClusterAddress = None,
+    needs: StageNeeds = None,
     quiet: Quiet = False,
 ) -> None:
     """Label every video of a folder; the same command again goes on where it was stopped.
@@ -70,24 +82,27 @@ def label(
 
     Example: lamb label videos/ --output results/ --workers 4
     """
-    status = run_folder(
-        folder,
-        pipeline_settings(options),
-        output,
-        product="labels",
-        checkpoint=checkpoint,
-        workers=workers,
-        watch_s=interval if watch else None,
-        dry_run=dry_run,
-        quiet=quiet,
-        log=json_log,
-        retry_failed=retry_failed,
-        keep=keep,
-        follow_links=follow_links,
-        time_limit_s=time_limit,
-        memory_limit=int(memory_limit * 1e9),
-    )
-    raise typer.Exit(status)
+    common: dict[str, Any] = {
+        "checkpoint": checkpoint,
+        "workers": workers,
+        "dry_run": dry_run,
+        "quiet": quiet,
+        "log": json_log,
+        "retry_failed": retry_failed,
+        "keep": keep,
+        "follow_links": follow_links,
+        "time_limit_s": time_limit,
+        "memory_limit": int(memory_limit * 1e9),
+    }
+    settings = pipeline_settings(options)
+    if cluster is not None:
+        from pipeline.cli_cluster import run_on_cluster
+
+        if watch:
+            raise typer.BadParameter("--watch does not go with --cluster.")
+        raise typer.Exit(run_on_cluster(cluster, folder, output, settings, needs=needs or (), **common))
+    watch_s = interval if watch else None
+    raise typer.Exit(run_folder(Path(folder), settings, Path(output), product="labels", watch_s=watch_s, **common))
 
 
 def run_folder(

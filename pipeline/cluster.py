@@ -19,6 +19,7 @@ import itertools
 import json
 import logging
 import os
+import socket
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -39,6 +40,7 @@ from pipeline.video import Extractors
 
 ROUNDS = 3  # of a run whose rows Ray lost, or whose kept results were damaged
 MOST_BLOCKS = 20_000  # of rows: each costs the driver some memory and time
+REACH_S = 10.0
 READERS = 32  # requests to the store at once while the tables are written
 AGAIN = frozenset(("damaged", "lost"))  # errors that another round mends
 REPORTS_OFF = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_USAGE_STATS_PROMPT_ENABLED": "0"}
@@ -86,13 +88,21 @@ def connect(address: str, n_cpus: int | None = None) -> None:
         if address == "local":
             ray.init(num_cpus=n_cpus, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
         else:
+            _reach(os.environ.get("RAY_ADDRESS", "auto") if address == "auto" else address)
             ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
             f"Expected a Ray cluster at {address!r} but {error}.",
             code="no_cluster",
             remedy="Start one with `ray start --head`, or use --cluster local.",
         ) from error
+
+
+def _reach(address: str) -> None:
+    """Raise OSError unless something listens at "host:port": Ray itself would wait for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "://" not in address:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S).close()
 
 
 class ClusterRun:
@@ -273,6 +283,7 @@ def _job(
         "settings": on_cpu.model_dump(mode="json"),
         "product": "labels",
         "checkpoint": os.fspath(checkpoint.absolute()) if checkpoint else None,
+        "fingerprint": fingerprint,
         "only": None,
         "tables": False,
     }
