@@ -60,8 +60,9 @@ def grouped(plan: Plan, of: Callable[[Work], Needs]) -> list[Operator]:
     left: list[Work] = list(plan.stages)
     left.append("finish")
     while left:
-        ready = [stage for stage in left if not set(plan.waits_for(stage)) & set(left)]
-        stage: Work = next((one for one in ready if of(one) == of(groups[-1][0])), ready[0])
+        ready: list[Work] = [stage for stage in left if not set(plan.waits_for(stage)) & set(left)]
+        alike: list[Work] = [stage for stage in ready if of(stage) == of(groups[-1][0])]
+        stage = (alike or ready)[0]
         left.remove(stage)
         if of(stage) == of(groups[-1][0]):
             groups[-1].append(stage)

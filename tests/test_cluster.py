@@ -296,7 +296,28 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def two_nodes() -> Iterator[Cluster]:
+def object_store() -> Iterator[str | None]:
+    """The URL of an S3 server of this process; None where moto or s3fs are not installed."""
+    try:
+        import s3fs  # noqa: F401
+        from moto.server import ThreadedMotoServer
+    except ImportError:
+        yield None
+        return
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:  # nodes that start later inherit it
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "testing")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        yield "s3://"
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def two_nodes(object_store: str | None) -> Iterator[Cluster]:
     ray = pytest.importorskip("ray", reason="the extra [ray] is not installed")
     cluster = Cluster()
     yield cluster
@@ -379,6 +400,23 @@ def test_a_file_that_kills_its_actor_costs_itself_alone(two_nodes: Cluster, vide
     document = json.loads((tmp_path / "out" / "json" / "2.mp4.json").read_text())
     assert document["files"][0]["error"]["code"] == "worker_died"
     assert attempts(tmp_path) == []
+
+
+def test_from_one_bucket_into_another(
+    two_nodes: Cluster, object_store: str | None, videos: Path, tmp_path: Path
+) -> None:
+    if object_store is None:
+        pytest.skip("moto[server] and s3fs are not installed")
+    files = fsspec.filesystem("s3", use_listings_cache=False)
+    for name in ("videos", "results"):
+        files.mkdir(name)
+    files.put(f"{videos}/", "videos/2026/", recursive=True)
+    done = run_fake(fake_job("s3://videos/2026", "s3://results/run", tmp_path / "marks"))
+    assert {one.name: one.reasons for one in done if one.outcome == "failed"} == {"broken.mp4": ("not_media",)}
+    complete(fake_run(videos, tmp_path / "local", tmp_path / "more"))
+    files.get("results/run/", f"{tmp_path}/fetched/", recursive=True)
+    assert results(tmp_path / "fetched") == results(tmp_path / "local")
+    assert all(one.cached for one in run_fake(fake_job("s3://videos/2026", "s3://results/run", tmp_path / "marks")))
 
 
 def test_no_cluster_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
