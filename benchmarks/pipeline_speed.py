@@ -1,11 +1,14 @@
-"""CPU seconds per second of video that the whole path costs, stage by stage: from a file to its labels, everything on.
+"""What labelling costs: CPU seconds per second of video by stage, and what a folder run makes of them with one and two workers.
 
-    python -m benchmarks.pipeline_speed [--media FILE ...] [--seconds 60]
+    python -m benchmarks.pipeline_speed [--media FILE ...] [--seconds 60] [--copies 1000]
 
 Without media it makes three clips of 640×360 from what Python packages ship: a face that talks at 25 and at 30 frames a
 second, and at 25 a scene without a face; all three with read speech. One thread for each library (MediaPipe's own threads
 count, and so does ffmpeg). CPU time, not wall time: it is what one core takes where nothing else runs, but other load on
 the machine raises it too. What loads once in a process is measured apart, on the first three seconds of the first clip.
+
+Then `lamb label` runs on pieces of the clips, as a user would start it: with one worker, with two, again over what is done,
+and over a folder of ``--copies`` short files. Wall time there, with and without what starting costs.
 """
 
 from __future__ import annotations
@@ -13,9 +16,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import json
 import os
 import platform
 import resource
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -279,15 +285,95 @@ def stages_report(media: Sequence[Path], folder: Path) -> list[str]:
     return [*lines, "", f"peak memory {peak_memory_mb():.0f} MB"]
 
 
+@dataclass(frozen=True)
+class FolderCost:
+    """One `lamb label`: seconds of the whole command and of its work alone, seconds of video, files, worker memory."""
+
+    command_s: float
+    work_s: float
+    video_s: float
+    n_files: int
+    peak_bytes: int
+
+
+def label(folder: Path, output: Path, n_workers: int) -> FolderCost:
+    """Run the command. Raises SystemExit if a file fails."""
+    log = output.with_name(output.name + ".log")
+    log.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "pipeline.cli", "label", folder, "--output", output, "--quiet", "--device", "cpu"]
+    begin_s = time.monotonic()
+    done = subprocess.run([*command, "--workers", str(n_workers), "--json-log", log], capture_output=True, check=False)
+    command_s = time.monotonic() - begin_s
+    if done.returncode:
+        raise SystemExit(done.stderr.decode(errors="replace") + done.stdout.decode(errors="replace"))
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    plan, end = events[0], events[-1]
+    video_s = sum(event["duration_s"] for event in events if event["event"] == "file")
+    return FolderCost(command_s, end["time"] - plan["time"], video_s, plan["n_files"], end["worker_peak_bytes"])
+
+
+def pieces(media: Sequence[Path], folder: Path, piece_s: float, seconds: float) -> None:
+    """The media in pieces of ``piece_s``, streams copied: a folder of files that differ."""
+    import ffmpeg
+
+    from extractors.media import run_ffmpeg
+
+    folder.mkdir()
+    for path in media:
+        for number in range(max(1, int(seconds // piece_s))):
+            source = ffmpeg.input("file:" + str(path), ss=number * piece_s, t=piece_s)
+            run_ffmpeg(
+                ffmpeg.output(source, "file:" + str(folder / f"{number}-{path.name}"), codec="copy"), timeout_s=60
+            )
+
+
+def folder_report(media: Sequence[Path], scratch: Path, seconds: float, copies: int) -> list[str]:
+    """One worker, two, done before, and many short files."""
+    folder = scratch / "folder"
+    pieces(media, folder, min(20.0, seconds), seconds)
+    lines = [f"{'':34}{'files':>7}{'video s':>9}{'work s':>8}{'x real time':>13}{'with start':>12}{'worker MB':>11}"]
+
+    def row(name: str, cost: FolderCost) -> None:
+        speeds = [f"{cost.video_s / s:.2f}" if cost.video_s else "-" for s in (cost.work_s, cost.command_s)]
+        lines.append(
+            f"{name:34}{cost.n_files:7}{cost.video_s:9.0f}{cost.work_s:8.1f}{speeds[0]:>13}{speeds[1]:>12}"
+            f"{cost.peak_bytes / 1e6:11.0f}"
+        )
+
+    costs = {n: label(folder, scratch / f"labels{n}", n) for n in (1, 2)}
+    row("one worker", costs[1])
+    row("two workers", costs[2])
+    lines.append(f"two workers over one: {costs[1].work_s / costs[2].work_s:.2f}x")
+    row("one worker, all done before", label(folder, scratch / "labels1", 1))
+    many = scratch / "many"
+    many.mkdir()
+    short = beginning(media[0], scratch)
+    for number in range(copies):
+        shutil.copy(short, many / f"{number}{short.suffix}")
+    first, again = (label(many, scratch / "labels_many", 1) for _ in range(2))
+    row("copies of one short file", first)
+    row("the same again", again)
+    lines.append(
+        f"files a second: {first.n_files / first.work_s:.0f} where stage results are shared, "
+        f"{again.n_files / again.command_s:.0f} where all is done (the whole command)"
+    )
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--media", type=Path, nargs="+", metavar="FILE")
     parser.add_argument("--seconds", type=float, default=60.0, help="length of the clips that are made")
+    parser.add_argument(
+        "--copies", type=int, default=1000, help="files of the folder that is done before; 0: no folders"
+    )
     arguments = parser.parse_args()
     print(machine())
     with tempfile.TemporaryDirectory(prefix="lamb-speed-") as scratch:
         media = arguments.media or make_clips(Path(scratch), arguments.seconds)
         print("\n".join(stages_report(media, Path(scratch))))
+        if arguments.copies:
+            print("\n".join(["", *folder_report(media, Path(scratch), arguments.seconds, arguments.copies)]))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -100,20 +101,31 @@ class FeatureTrack:
 
     def slice(self, start_s: float, end_s: float) -> FeatureTrack:
         """The steps whose middle lies in ``[start_s, end_s)``; times stay on the file's clock."""
-        middle = (self.start_s + self.end_s) / 2
-        keep = (middle >= start_s) & (middle < end_s)
+        near = self._near(start_s, end_s)
+        middle = (self.start_s[near] + self.end_s[near]) / 2
+        keep = np.flatnonzero((middle >= start_s) & (middle < end_s)) + near.start
         defined = None if self.defined is None else self.defined[keep]
         return FeatureTrack(
             self.values[keep], self.start_s[keep], self.end_s[keep], self.valid[keep], self.spec, self.reason, defined
         )
+
+    @cached_property
+    def _latest_end_s(self) -> np.ndarray:
+        return np.maximum.accumulate(self.end_s)  # (T,), for ends need not be in order
+
+    def _near(self, start_s: float, end_s: float) -> slice:
+        """A range of steps that holds all which touch the interval: an hour's track is cut into hundreds of pieces."""
+        first = int(np.searchsorted(self._latest_end_s, start_s, "left"))
+        return slice(first, max(first, int(np.searchsorted(self.start_s, end_s, "right"))))
 
     def coverage(self, start_s: float, end_s: float) -> float:
         """Share of ``[start_s, end_s]`` that valid steps cover, 0..1; overlapping steps count once."""
         if end_s <= start_s:
             return 0.0
         covered, reached = 0.0, start_s
-        there = self.valid & (self.start_s < end_s) & (self.end_s > start_s)
-        for begin, end in zip(self.start_s[there].tolist(), self.end_s[there].tolist(), strict=True):
+        near = self._near(start_s, end_s)
+        begins, ends = self.start_s[near][self.valid[near]], self.end_s[near][self.valid[near]]
+        for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
             begin, end = max(begin, reached), min(end, end_s)
             if end > begin:
                 covered += end - begin

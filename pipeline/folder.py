@@ -42,6 +42,7 @@ OPEN_BYTES_PER_S = 5e6  # a disk or network share slower than this runs into the
 GPU_STAGES: frozenset[str] = frozenset(("speech", "finish"))
 GPU_BATCH = 16  # files whose speech or utterances go through a GPU together
 TRIES = 2  # of a stage whose worker died
+DEATHS = 6  # of workers before the first result, after which a run gives up
 POLL_S = 1.0  # how often files that other processes work on are looked at
 SETTLED_S = 5.0  # with --watch: a file that did not change for so long is complete
 
@@ -126,6 +127,8 @@ class FolderRun:
         self.todo: deque[Item] = deque()
         self.failures: dict[str, tuple[Item, dict[str, str]]] = {}  # of this run alone: the next tries them again
         self.retried: set[str] = set()
+        self._seen: dict[str, tuple[Item, float]] = {}
+        self._deaths, self._n_results = 0, 0
         self._numbers = itertools.count()
         self._tasks: dict[int, tuple[_File, Work]] = {}
         self.peak_bytes = 0
@@ -148,26 +151,43 @@ class FolderRun:
                 "Expected --output to be another folder than the one with the videos: nothing is written beside them.",
                 code="output_exists",
             )
-        if not marker.is_file():
-            self.store.write(MARKER, json.dumps({"kind": "lamb-folder", "schema": SCHEMA}).encode() + b"\n")
+        self._check_folder(os.fspath(self.options.folder.absolute()))
         self.store.sweep()
+
+    def _check_folder(self, folder: str) -> None:
+        """Note whose results these are. Raises InputError (output_exists) if they are another folder's; a folder that is
+        not there was moved, or is this one as another machine sees it."""
+        content = self.store.read(MARKER)
+        try:
+            noted = json.loads(content)["folder"] if content is not None else None
+        except (ValueError, KeyError, TypeError):
+            noted = None
+        if noted is not None and noted != folder and os.path.isdir(noted):
+            if not (os.path.isdir(folder) and os.path.samefile(noted, folder)):
+                raise InputError(
+                    f"Expected results of {folder!r} at {str(self.options.output)!r} but those of {noted!r} are there.",
+                    code="output_exists",
+                    remedy="Choose another --output.",
+                )
+        elif noted is None:
+            marker = {"kind": "lamb-folder", "schema": SCHEMA, "folder": folder}
+            self.store.write(MARKER, json.dumps(marker).encode() + b"\n")
 
     # ---- what there is to do ----------------------------------------------------------------------------------------------
 
     def scan(self, settled_s: float = 0.0) -> list[Done]:
-        """Look at the folder; returns what was done before. Files younger than ``settled_s`` are left for later.
+        """Look at the folder; returns what was done before. Files that changed in the last ``settled_s`` are left for later.
 
         Raises InputError (not_found, not_a_folder).
         """
         options = self.options
         self.found = find_media(options.folder, exclude=[options.output], follow_links=options.follow_links)
-        newest_ns = time.time_ns() - int(settled_s * 1e9)
         self.todo.clear()
         done = []
         for file in self.found.files:
-            if settled_s and file.mtime_ns > newest_ns:
-                continue
             item = item_of(file)
+            if settled_s and not self._settled(item, settled_s):
+                continue
             record = self._result(item)
             if record is not None and not self._again(item, record) and self._published(item, record):
                 done.append(_done(item.name, record, cached=True))
@@ -175,6 +195,16 @@ class FolderRun:
                 self.failures.pop(item.name, None)
                 self.todo.append(item)
         return done
+
+    def _settled(self, item: Item, settled_s: float) -> bool:
+        """Whether a file has been the same for so long: by its own time, or by ours where that is in the future."""
+        if item.mtime_ns <= time.time_ns() - int(settled_s * 1e9):
+            return True
+        seen, since_s = self._seen.get(item.name, (None, 0.0))
+        if seen != item:
+            self._seen[item.name] = item, time.monotonic()
+            return False
+        return time.monotonic() - since_s >= settled_s
 
     def _failure(self, item: Item) -> dict[str, str] | None:
         """What went wrong with this file in this run, if it has not changed since."""
@@ -278,8 +308,20 @@ class FolderRun:
                     continue
                 for task, result in crew.wait(0.5):
                     self._settle(*self._tasks.pop(task.number), result)
+                    self._check_workers(result)
                 self.peak_bytes = max(self.peak_bytes, crew.peak_bytes)
                 look(self._shares(crew))
+
+    def _check_workers(self, result: dict[str, Any]) -> None:
+        """Workers that die one after the other before any has done anything are not the files' fault."""
+        died = result.get("error", {}).get("code") == "worker_died"
+        self._deaths, self._n_results = self._deaths + died, self._n_results + (not died)
+        if self._deaths >= DEATHS and not self._n_results:
+            raise InputError(
+                f"Expected workers to start but {self._deaths} died before one had done anything.",
+                code="worker_died",
+                remedy="Run `lamb predict` on one of the files: it says why.",
+            )
 
     def _done_by_others(self, item: Item, claims: Claims, report: Report) -> bool:
         """Somebody else may have finished a file between our list and our claim."""

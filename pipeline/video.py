@@ -362,8 +362,9 @@ class Extractors:
     ) -> Clip:
         start_s, end_s = utterance.start_s, utterance.end_s
         inside = [w for w in words if start_s <= (w.start_s + w.end_s) / 2 < end_s]
+        cut = {name: track.slice(start_s, end_s) for name, track in tracks.items()}
         if not utterance.spoken:  # the margin around a neighbour's speech is not this window's voice
-            tracks = {**tracks, "audio": mask_outside(tracks["audio"], [], 0.0)}
+            cut["audio"] = mask_outside(cut["audio"], [], 0.0)
         return Clip(
             id=":".join(
                 [digest[:16], f"{start_s:.3f}-{end_s:.3f}", *(f"{key}{value}" for key, value in extra.items())]
@@ -371,7 +372,7 @@ class Extractors:
             source=str(path),
             start_s=start_s,
             end_s=end_s,
-            tracks={name: track.slice(start_s, end_s) for name, track in tracks.items()},
+            tracks=cut,
             text=words_to_text(inside),
             extra=extra,
         )

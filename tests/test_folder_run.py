@@ -273,9 +273,40 @@ def test_other_peoples_folders_are_refused(videos: Path, tmp_path: Path) -> None
             fake_run(videos, output, tmp_path / "marks")
         assert caught.value.code == "output_exists"
     assert [path.name for path in mine.iterdir()] == ["thesis.txt"]
+    complete(fake_run(videos, tmp_path / "out", tmp_path / "marks"))
+    other = tmp_path / "other"
+    other.mkdir()
+    with pytest.raises(InputError, match="those of"):
+        fake_run(other, tmp_path / "out", tmp_path / "marks")
+    moved = videos.rename(tmp_path / "moved")
+    assert len(fake_run(moved, tmp_path / "out", tmp_path / "marks").scan()) == 9, "a folder that moved is the same"
     with pytest.raises(InputError) as caught:
         fake_run(tmp_path / "nowhere", tmp_path / "out", tmp_path / "marks").scan()
     assert caught.value.code == "not_found"
+
+
+def test_workers_that_cannot_start_end_the_run(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pipeline.crew
+
+    run = fake_run(videos, tmp_path / "out", tmp_path / "marks", n_workers=2)
+    monkeypatch.setattr(pipeline.crew, "WORKER", [sys.executable, "-c", "raise SystemExit(1)"])
+    run.scan()
+    with pytest.raises(InputError, match="died before one had done anything"):
+        run.work(lambda done: None)
+
+
+def test_files_are_settled_by_their_time_or_by_ours(videos: Path, tmp_path: Path) -> None:
+    now_s = time.time()
+    for path in videos.rglob("*.mp4"):
+        os.utime(path, (now_s - 100, now_s - 100))
+    os.utime(videos / "0.mp4", (now_s + 3600, now_s + 3600))  # another machine's clock
+    (videos / "1.mp4").write_text("just now")
+    run = fake_run(videos, tmp_path / "out", tmp_path / "marks")
+    run.scan(settled_s=0.5)
+    assert {"0.mp4", "1.mp4"}.isdisjoint(item.name for item in run.todo)
+    time.sleep(0.6)
+    run.scan(settled_s=0.5)
+    assert {"0.mp4", "1.mp4"} <= {item.name for item in run.todo}
 
 
 def test_results_inside_the_folder_are_not_taken_for_videos(videos: Path, tmp_path: Path) -> None:
