@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+import pipeline.crew
 from data.errors import InputError
 from pipeline import cluster_stage
 from pipeline.cluster_needs import Needs, fit, grouped, parse_needs
@@ -26,6 +28,12 @@ from tests.fake_worker import FakePlan
 from tests.media_maker import moving_picture, picture_and_tone, tone
 
 fsspec = pytest.importorskip("fsspec")
+
+
+@pytest.fixture(autouse=True)
+def _real_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fake runs put fake workers into this process; here that ends with the test, and one of another file does not count."""
+    monkeypatch.setattr(pipeline.crew, "WORKER", [sys.executable, "-m", "pipeline.worker"])
 
 
 @pytest.fixture
