@@ -136,6 +136,11 @@ class FolderRun:
 
     def _own(self) -> None:
         output, marker = self.options.output, self.options.output / MARKER
+        if output.resolve() == self.options.folder.resolve():
+            raise InputError(
+                "Expected --output to be another folder than the one with the videos: nothing is written beside them.",
+                code="output_exists",
+            )
         try:
             others = {path.name for path in output.iterdir()} - {SCRATCH, MARKER} if output.is_dir() else set()
             if others and not marker.is_file():  # asked last: another run may be starting
@@ -146,11 +151,6 @@ class FolderRun:
                 )
         except OSError as error:
             raise InputError(f"Could not read {str(output)!r}: {error.strerror}.", code="output_unwritable") from error
-        if output.resolve() == self.options.folder.resolve():
-            raise InputError(
-                "Expected --output to be another folder than the one with the videos: nothing is written beside them.",
-                code="output_exists",
-            )
         self._check_folder(os.fspath(self.options.folder.absolute()))
         self.store.sweep()
 

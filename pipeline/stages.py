@@ -69,6 +69,8 @@ class Item:
         try:
             found = os.stat(self.path)
         except FileNotFoundError as error:
+            if os.path.lexists(self.path):  # a link to nothing: opening it says so
+                return
             raise InputError(f"Expected {self.name!r} to stay but it is gone.", code="vanished") from error
         except OSError as error:
             raise InputError(f"Could not read {self.name!r}: {error.strerror or error}.", code="unreadable") from error

@@ -40,6 +40,18 @@ class Utterance:
     spoken: bool
 
 
+class WordTimes:
+    """Words by the time of their middle: an hour has thousands, and every utterance asks for its own."""
+
+    def __init__(self, words: Sequence[Word]) -> None:
+        self.words = words
+        self.middle_s = np.array([(word.start_s + word.end_s) / 2 for word in words])
+
+    def within(self, start_s: float, end_s: float) -> list[Word]:
+        """The words whose middle lies in ``[start_s, end_s)``, in order."""
+        return [self.words[i] for i in np.flatnonzero((self.middle_s >= start_s) & (self.middle_s < end_s)).tolist()]
+
+
 def speech_blocks(segments: Sequence[Interval], words: Sequence[Word], merge_gap_s: float) -> list[tuple[float, float]]:
     """Union of voice activity and word times; pauses shorter than ``merge_gap_s`` do not end a block."""
     spans = sorted([(s.start_s, s.end_s) for s in segments] + [(w.start_s, w.end_s) for w in words])
@@ -52,10 +64,10 @@ def speech_blocks(segments: Sequence[Interval], words: Sequence[Word], merge_gap
     return blocks
 
 
-def _split_at_sentences(block: tuple[float, float], words: Sequence[Word], min_s: float) -> list[tuple[float, float]]:
+def _split_at_sentences(block: tuple[float, float], words: WordTimes, min_s: float) -> list[tuple[float, float]]:
     """Cut between two words after a sentence end, where both sides keep at least ``min_s``."""
     start_s, end_s = block
-    inside = [w for w in words if start_s <= (w.start_s + w.end_s) / 2 < end_s]
+    inside = words.within(start_s, end_s)
     pieces = []
     for word, following in itertools.pairwise(inside):
         cut_s = (word.end_s + following.start_s) / 2
@@ -66,12 +78,12 @@ def _split_at_sentences(block: tuple[float, float], words: Sequence[Word], min_s
     return [*pieces, (start_s, end_s)]
 
 
-def _split_long(span: tuple[float, float], words: Sequence[Word], max_s: float) -> list[tuple[float, float]]:
+def _split_long(span: tuple[float, float], words: WordTimes, max_s: float) -> list[tuple[float, float]]:
     """Cut a span that is too long at the longest pause between words near its middle, else in equal parts."""
     start_s, end_s = span
     if end_s - start_s <= max_s:
         return [span]
-    inside = [w for w in words if start_s <= (w.start_s + w.end_s) / 2 < end_s]
+    inside = words.within(start_s, end_s)
     quarter_s = (end_s - start_s) / 4
     pauses = [
         (following.start_s - word.end_s, (word.end_s + following.start_s) / 2)
@@ -97,9 +109,10 @@ def cut_utterances(
     divided into equal windows of at most ``window_s`` and kept where a face covers ``min_face_coverage`` of it.
     """
     spoken: list[Utterance] = []
+    times = WordTimes(words)
     for block in speech_blocks(segments, words, settings.merge_gap_s):
-        for sentence in _split_at_sentences(block, words, settings.min_sentence_s):
-            for start_s, end_s in _split_long(sentence, words, settings.max_utterance_s):
+        for sentence in _split_at_sentences(block, times, settings.min_sentence_s):
+            for start_s, end_s in _split_long(sentence, times, settings.max_utterance_s):
                 spoken.append(Utterance(start_s, end_s, spoken=True))
 
     silent: list[Utterance] = []

@@ -30,7 +30,7 @@ from extractors.weights import sha256_file
 from pipeline.events import Event, Notify, ignore
 from pipeline.parts import AcousticPart, FacialPart, Loudness, SpeechPart
 from pipeline.settings import PipelineSettings
-from pipeline.utterances import Utterance, cut_utterances, mask_outside, speech_blocks
+from pipeline.utterances import Utterance, WordTimes, cut_utterances, mask_outside, speech_blocks
 
 Stage = Literal["text", "acoustic", "facial"]
 
@@ -294,8 +294,9 @@ class Extractors:
             duration_s = seen_s
         anyone = _anyone(facial.track, facial.faces)
         utterances = cut_utterances(speech.segments, speech.words, anyone, self.settings)
+        words = WordTimes(speech.words)
         clips = [
-            self._clip(u, path, digest, {**tracks, "visual": visual}, speech.words, extra)
+            self._clip(u, path, digest, _seen(tracks, visual), words, extra)
             for u in utterances
             for visual, extra in self._faces_in(u, facial)
         ]
@@ -357,12 +358,11 @@ class Extractors:
         path: Path,
         digest: str,
         tracks: dict[Modality, FeatureTrack],
-        words: tuple[Word, ...],
+        words: WordTimes,
         extra: dict[str, str],
     ) -> Clip:
         start_s, end_s = utterance.start_s, utterance.end_s
-        inside = [w for w in words if start_s <= (w.start_s + w.end_s) / 2 < end_s]
-        cut = {name: track.slice(start_s, end_s) for name, track in tracks.items()}
+        cut: dict[Modality, FeatureTrack] = {name: track.slice(start_s, end_s) for name, track in tracks.items()}
         if not utterance.spoken:  # the margin around a neighbour's speech is not this window's voice
             cut["audio"] = mask_outside(cut["audio"], [], 0.0)
         return Clip(
@@ -373,9 +373,13 @@ class Extractors:
             start_s=start_s,
             end_s=end_s,
             tracks=cut,
-            text=words_to_text(inside),
+            text=words_to_text(words.within(start_s, end_s)),
             extra=extra,
         )
+
+
+def _seen(tracks: dict[Modality, FeatureTrack], visual: FeatureTrack) -> dict[Modality, FeatureTrack]:
+    return {**tracks, "visual": visual}
 
 
 def _anyone(track: FeatureTrack, faces: tuple[FeatureTrack, ...]) -> FeatureTrack:
