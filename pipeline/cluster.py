@@ -147,7 +147,7 @@ class ClusterRun:
 
     def _round(self, items: list[Item], report: Report, last: bool) -> tuple[set[str], str]:
         """One pass of all that is left; returns the names to be done again, and why Ray ended early if it did."""
-        import ray
+        from ray.exceptions import RayError
 
         left = {item.name for item in items}
         lost = "it gave none"
@@ -164,7 +164,7 @@ class ClusterRun:
                 if error is not None:
                     self.failures[name] = error
                 report(Done(name, **{**state["done"], "reasons": tuple(state["done"]["reasons"])}))
-        except ray.exceptions.RayError as error:
+        except RayError as error:
             lost = f"Ray gave up: {str(error).strip().splitlines()[-1]}"
         return left, lost
 

@@ -24,7 +24,7 @@ from typing import Any, cast
 
 from data.errors import InputError, LambError
 from pipeline.crew import Crew, Lane, Task
-from pipeline.folder import MARKER, OPEN_BYTES_PER_S, SCHEMA, TRIES, FolderOptions, FolderRun, _failed, _json_name
+from pipeline.folder import MARKER, OPEN_BYTES_PER_S, TRIES, FolderOptions, FolderRun, _failed, _json_name
 from pipeline.parts import unpack
 from pipeline.remote_store import RemoteStore, absolute, is_remote, local_copy, open_store
 from pipeline.stages import FINAL, Item, Opened, Plan, Work, digest, failure
@@ -77,14 +77,26 @@ class Books(FolderRun):
         store = open_store(self.job.output)
         if isinstance(store, LocalStore):
             super()._own()
-        elif store.read(MARKER) is None:
-            if not store.empty():
+            return
+        if store.read(MARKER) is None and not store.empty():
+            raise InputError(
+                f"Expected nothing or earlier results at {self.job.output!r} but other files are there.",
+                code="output_exists",
+                remedy="Choose another --output.",
+            )
+        self._check_folder(self.job.folder)
+
+    def _check_folder(self, folder: str) -> None:
+        folder = self.job.folder  # a Path would have made s3:/bucket of s3://bucket
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            noted = json.loads(self.store.read(MARKER) or b"")["folder"]
+            if is_remote(noted) and is_remote(folder) and noted != folder:
                 raise InputError(
-                    f"Expected nothing or earlier results at {self.job.output!r} but other files are there.",
+                    f"Expected results of {folder!r} at {self.job.output!r} but those of {noted!r} are there.",
                     code="output_exists",
                     remedy="Choose another --output.",
                 )
-            store.write(MARKER, json.dumps({"kind": "lamb-folder", "schema": SCHEMA}).encode() + b"\n")
+        super()._check_folder(folder)
 
     def done_before(self, item: Item) -> dict[str, Any] | None:
         """The finished record of a file, if there is nothing left to do for it."""
