@@ -122,12 +122,15 @@ def run_folder(
     **limits: Any,
 ) -> int:
     """Plan, work, and the table at the end; returns the exit status. Raises LambError where nothing can start."""
+    from pipeline.discovery import find_media
     from pipeline.folder import SETTLED_S, FolderOptions, FolderRun
     from pipeline.folder_report import log_end, plan_lines, print_outcomes, progress, survey_run
     from pipeline.predict import Predictor, load_checkpoint
     from pipeline.stages import Plan
     from pipeline.video import Extractors
 
+    if not folder.is_dir():
+        find_media(folder)  # says what is wrong, before anything is loaded or made
     extractors = Extractors(settings)
     extractors.prepare(only)
     about, fingerprint = None, ""

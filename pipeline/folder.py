@@ -41,6 +41,7 @@ SCHEMA = 1
 OPEN_BYTES_PER_S = 5e6  # a disk or network share slower than this runs into the time limit
 GPU_STAGES: frozenset[str] = frozenset(("speech", "finish"))
 GPU_BATCH = 16  # files whose speech or utterances go through a GPU together
+LEAST_BYTES_PER_S = 1000.0  # of a recording; a small file that claims to last for hours gets no hours
 TRIES = 2  # of a stage whose worker died
 DEATHS = 6  # of workers before the first result, after which a run gives up
 POLL_S = 1.0  # how often files that other processes work on are looked at
@@ -127,6 +128,7 @@ class FolderRun:
         self.todo: deque[Item] = deque()
         self.failures: dict[str, tuple[Item, dict[str, str]]] = {}  # of this run alone: the next tries them again
         self.retried: set[str] = set()
+        self._finished: dict[str, tuple[Item, Done]] = {}
         self._seen: dict[str, tuple[Item, float]] = {}
         self._deaths, self._n_results = 0, 0
         self._numbers = itertools.count()
@@ -188,9 +190,14 @@ class FolderRun:
             item = item_of(file)
             if settled_s and not self._settled(item, settled_s):
                 continue
+            before, known = self._finished.get(item.name, (None, None))
+            if before == item and known is not None:  # with --watch nobody reads thousands of results every few seconds
+                done.append(known)
+                continue
             record = self._result(item)
             if record is not None and not self._again(item, record) and self._published(item, record):
                 done.append(_done(item.name, record, cached=True))
+                self._finished[item.name] = item, done[-1]
             elif self._failure(item) is None:
                 self.failures.pop(item.name, None)
                 self.todo.append(item)
@@ -228,7 +235,8 @@ class FolderRun:
             return _failed(item, known["error"])
         try:
             content = self.store.read(self.plan.place("finish", Opened.from_dict(known, item.path)))
-            return None if content is None else json.loads(content)
+            record = None if content is None else json.loads(content)
+            return record if isinstance(record, dict) and "outcome" in record else None
         except (ValueError, KeyError, TypeError):
             return None
 
@@ -375,7 +383,7 @@ class FolderRun:
         duration_s = 0.0
         if file.opened is not None:
             message["opened"] = file.opened.to_dict()
-            duration_s = file.opened.info.duration_s
+            duration_s = min(file.opened.info.duration_s, item.size / LEAST_BYTES_PER_S)  # a header may say anything
         limit_s = self.options.time_limit_s + self.options.time_limit_per_s * duration_s
         if stage == "open":
             limit_s += item.size / OPEN_BYTES_PER_S
@@ -446,7 +454,10 @@ class FolderRun:
         except (InputError, OSError) as error:
             self._fail(item, error if isinstance(error, InputError) else unwritable(self.options.output, error))
             record = _failed(item, self.failures[item.name][1])
-        report(_done(item.name, record | {"seconds": file.seconds}, cached=False))
+        done = _done(item.name, record | {"seconds": file.seconds}, cached=False)
+        if self._failure(item) is None:
+            self._finished[item.name] = item, done
+        report(done)
         return False
 
     def _shares(self, crew: Crew) -> dict[str, float]:
