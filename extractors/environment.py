@@ -1,7 +1,7 @@
 """What other people's libraries read from the environment, set before any of them is imported.
 
-No library may report anything: onnxruntime (voice activity) from 1.29 on and huggingface_hub (models by name) both send
-usage reports unless told not to; MediaPipe after 0.10.33 does too and cannot be told, hence its pin. Compiled numba code
+No library may report anything: onnxruntime (voice activity) from 1.29 on, huggingface_hub (models by name) and Ray (clusters)
+send usage reports unless told not to; MediaPipe after 0.10.33 does too and cannot be told, hence its pin. Compiled numba code
 is cached where this user may write, which is not always the installation.
 
     prepare()       # called once, when the package is imported
@@ -14,7 +14,7 @@ import sys
 
 from extractors.weights import writable_cache_dir
 
-NO_REPORTS = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+NO_REPORTS = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 def prepare() -> None:

