@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -28,6 +28,7 @@ from data.errors import CheckpointError, InputError, SpecMismatch
 from data.files import write_whole
 from data.labels import LabelSet
 from data.spec import MODALITIES, FeatureSpec, Modality
+from lamb.derived import NO_SPREAD, widened_dims, with_spread
 from lamb.model import LAMB
 from lamb.normalization import Normalization
 from lamb.settings import ModelSettings
@@ -46,6 +47,7 @@ class Checkpoint:
     thresholds : float32 [shape=(c,)], probability from which a label holds; default 0.5 each.
     temperature : logits are divided by it before the sigmoid; > 0.
     max_steps, truncation : see :func:`data.batches.collate`.
+    spread_steps : of text, audio, visual; the model reads the specs' columns and those :mod:`lamb.derived` makes of them.
     metrics, provenance : plain JSON values: what was measured, and from which data, code and seed it came.
 
     Raises
@@ -64,6 +66,7 @@ class Checkpoint:
     metrics: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     licence: str = ""
+    spread_steps: tuple[int, int, int] = NO_SPREAD
 
     def __post_init__(self) -> None:
         settings = self.model.settings
@@ -77,11 +80,16 @@ class Checkpoint:
             )
         if not (np.isfinite(self.thresholds).all() and 0 < self.temperature < float("inf")):
             raise ValueError(f"Expected finite thresholds and temperature > 0 but got {self.temperature}")
-        for name, dim in zip(MODALITIES, settings.dims, strict=True):
+        self.spread_steps = (int(self.spread_steps[0]), int(self.spread_steps[1]), int(self.spread_steps[2]))
+        if min(self.spread_steps) < 0:
+            raise ValueError(f"Expected spread_steps of at least 0 but got {self.spread_steps}")
+        text, audio, visual = (self.specs[name].dim for name in MODALITIES)
+        widened = widened_dims((text, audio, visual), self.spread_steps)
+        for name, dim, given in zip(MODALITIES, settings.dims, widened, strict=True):
             spec = self.specs[name]
-            if (spec.modality, spec.dim) != (name, dim) or self.normalization.mean[name].shape != (dim,):
+            if (spec.modality, given) != (name, dim) or self.normalization.mean[name].shape != (dim,):
                 raise ValueError(
-                    f"Expected {dim} {name} columns but the spec has {spec.dim} ({spec.modality}) and the statistics "
+                    f"Expected {dim} {name} columns but the spec gives {given} ({spec.modality}) and the statistics "
                     f"{self.normalization.mean[name].shape[0]}"
                 )
         if self.truncation not in get_args(Truncation):
@@ -131,21 +139,27 @@ class Checkpoint:
                 track = clip.tracks[name]
                 if track.observed and track.spec is not self.specs[name]:
                     self.check_spec(track.spec)
-        samples = [self._sample(clip) for clip in clips]
+        samples = [self.ready(Sample.from_clip(clip)) for clip in clips]
         fixed = not self.settings.padding_masks
         return collate(samples, self.settings.dims, self.max_steps, self.truncation, fixed)
 
-    def _sample(self, clip: Clip) -> Sample:
+    def ready(self, sample: Sample) -> Sample:
+        """A sample of raw features, whole tracks, as the model reads it: columns of spread added, all normalised.
+
+        A modality that the model does not read, or that was not observed, is left empty: it may be of any width.
+        """
         values: dict[Modality, np.ndarray] = {}
         valid: dict[Modality, np.ndarray] = {}
-        for name, dim in zip(MODALITIES, self.settings.dims, strict=True):
-            track = clip.tracks[name]
-            if track.observed and name in self.settings.modalities:
-                valid[name] = track.valid
-                values[name] = self.normalization.apply(name, track.values, track.valid, track.defined)
-            else:  # what the model does not read, or was not observed, may be of any width
-                valid[name], values[name] = np.zeros(0, bool), np.zeros((0, dim), np.float32)
-        return Sample(values, valid, id=clip.id)
+        for name in MODALITIES:
+            used = name in self.settings.modalities and bool(sample.valid[name].any())
+            end = None if used else 0
+            values[name] = sample.values[name] if used else np.zeros((0, self.specs[name].dim), np.float32)
+            valid[name] = sample.valid[name][:end]
+        defined: dict[Modality, np.ndarray] = {
+            name: known for name, known in sample.defined.items() if len(valid[name])
+        }
+        wide = with_spread(replace(sample, values=values, valid=valid, defined=defined), self.spread_steps)
+        return self.normalization.apply_to(wide)
 
     # ---- predictions ------------------------------------------------------------------------------------------------
 
@@ -204,7 +218,9 @@ class Checkpoint:
         return json_path
 
     def _record(self) -> dict[str, Any]:
-        return {
+        # left out where there is none, so that it changes no fingerprint of checkpoints without
+        derived = {"spread_steps": list(self.spread_steps)} if any(self.spread_steps) else {}
+        return derived | {
             "kind": KIND,
             "schema": SCHEMA,
             "model": self.settings.model_dump(mode="json"),
@@ -256,6 +272,7 @@ class Checkpoint:
                 metrics=record["metrics"],
                 provenance=record["provenance"],
                 licence=record["licence"],
+                spread_steps=tuple(record.get("spread_steps", NO_SPREAD)),
             )
         except KeyError as error:
             raise _unreadable(json_path, f"{error} is missing") from error

@@ -25,6 +25,7 @@ from data.errors import InputError
 from data.spec import MODALITIES, Modality
 from lamb.attention import attention_of_steps
 from lamb.checkpoint import Checkpoint
+from lamb.derived import to_source
 from lamb.model import LAMB
 
 FIRST_CUTS = (0.0, 1 / 16, 1 / 4, 1.0)  # of the path from the baseline, the steep part first
@@ -42,7 +43,8 @@ class Attribution:
     ----------
     labels : names of the explained labels.
     logits, baseline_logits : float64 [shape=(c,)], before the checkpoint's temperature.
-    values : per modality float64 [shape=(c, L, d)]; all of them sum to ``logits − baseline_logits`` but for :attr:`gaps`.
+    values : per modality float64 [shape=(c, L, d)], d the spec's columns; what a column of spread (:mod:`lamb.derived`)
+        gave is its source's. All of them sum to ``logits − baseline_logits`` but for :attr:`gaps`.
     rows : per modality int64 [shape=(L,)], the row of the clip's own track that each kept step is.
     start_s, end_s : per modality float64 [shape=(L,)], seconds on the file's clock; None for a sample, which has no times.
     attention : per modality float64 [shape=(c, L)], see ``attention_of_steps``; None without a decoder.
@@ -114,7 +116,7 @@ def attribute(
 
     Parameters
     ----------
-    clip : a clip, or a sample that is already normalised.
+    clip : a clip, or a sample that is already normalised (:meth:`lamb.checkpoint.Checkpoint.ready`).
     labels : names; default all of the checkpoint's.
 
     Raises
@@ -148,10 +150,13 @@ def attribute(
     index = [names.index(name) for name in chosen]
     found = [_integrate(model, batch, read, label, tolerance, max_pieces) for label in index]
     values: dict[Modality, np.ndarray] = {
-        name: np.stack([parts[read.index(name)][: len(rows[name])] for _, _, parts, _ in found])
+        name: to_source(
+            np.stack([parts[read.index(name)][: len(rows[name])] for _, _, parts, _ in found]),
+            checkpoint.specs[name].dim,
+        )
         if name in read
-        else np.zeros((len(chosen), 0, dim))
-        for name, dim in zip(MODALITIES, settings.dims, strict=True)
+        else np.zeros((len(chosen), 0, checkpoint.specs[name].dim))
+        for name in MODALITIES
     }
     attention: dict[Modality, np.ndarray] | None = None
     if model.aggregation is not None:

@@ -231,7 +231,7 @@ def explain(
 
         held = load_dataset(dataset, [split.value])
         check_specs(loaded, held)
-        samples = [loaded.normalization.apply_to(sample) for sample in held.splits[split.value]]
+        samples = [loaded.ready(sample) for sample in held.splits[split.value]]
         written, n_failed = explain_dataset(loaded, samples, output), 0
     else:
         extractors = Extractors(settings)

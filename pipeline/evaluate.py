@@ -108,7 +108,7 @@ def logits_of(checkpoint: Checkpoint, samples: Sequence[Sample], device: str) ->
     logits = np.full((len(samples), len(checkpoint.label_set)), NOTHING_LOGIT, dtype=np.float32)
     if seen:
         settings = TrainSettings(device=device, max_steps=checkpoint.max_steps, truncation=checkpoint.truncation)
-        ready = [checkpoint.normalization.apply_to(samples[i]) for i in seen]
+        ready = [checkpoint.ready(samples[i]) for i in seen]
         logits[seen] = predict_logits(checkpoint.model, ready, settings)
     return logits
 

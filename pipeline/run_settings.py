@@ -21,11 +21,13 @@ from pydantic import Field, model_validator
 
 from data.dataset import DatasetHeader
 from data.errors import InputError
+from lamb.derived import NO_SPREAD, widened_dims
 from lamb.settings import TABLE2, ModelSettings, StrictSettings, ablation
 from lamb.training import TrainSettings
 
 MAX_YAML_BYTES = 1_000_000
 Share = Annotated[float, Field(ge=0, lt=1)]
+SpreadSteps = Annotated[int, Field(ge=0, le=10_000)]
 
 
 class RunSettings(StrictSettings):
@@ -42,6 +44,8 @@ class RunSettings(StrictSettings):
         square root, "none" (the paper) by nothing.
     column_dropout : share of the columns of text, audio, visual that are hidden in each training sample, against
         learning a small set by heart; see :func:`lamb.augmentation.drop_columns`.
+    spread_steps : of text, audio, visual: with n > 0 the model also reads how much each column changes over ± n steps and
+        how far it is from the clip's mean, three columns for each; see :mod:`lamb.derived`.
     licence : of the checkpoint; default: the dataset's.
     """
 
@@ -52,6 +56,7 @@ class RunSettings(StrictSettings):
     clip_std: float | None = Field(default=5.0, gt=0)
     class_weights: Literal["none", "sqrt", "balanced"] = "none"
     column_dropout: tuple[Share, Share, Share] = (0.0, 0.0, 0.0)
+    spread_steps: tuple[SpreadSteps, SpreadSteps, SpreadSteps] = NO_SPREAD
     licence: str | None = None
 
     @model_validator(mode="after")
@@ -63,7 +68,7 @@ class RunSettings(StrictSettings):
     def model_for(self, header: DatasetHeader) -> ModelSettings:
         """The model's settings with the dataset's columns and labels and the row's changes. Raises InputError."""
         given = self.model.model_dump(exclude_unset=True)
-        known = {"dims": header.dims, "n_labels": len(header.label_set)}
+        known = {"dims": widened_dims(header.dims, self.spread_steps), "n_labels": len(header.label_set)}
         for key, value in known.items():
             if key in given and given[key] != value:
                 raise InputError(

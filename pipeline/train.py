@@ -35,6 +35,7 @@ from data.spec import MODALITIES
 from lamb.augmentation import drop_columns
 from lamb.calibration import calibrate
 from lamb.checkpoint import FOLDER_NAME, Checkpoint
+from lamb.derived import with_spread
 from lamb.distributed import place
 from lamb.model import LAMB
 from lamb.normalization import Normalization
@@ -155,7 +156,7 @@ def _prepare(settings: RunSettings, dataset: Dataset, device: str) -> _Run:
                 remedy="Training needs the splits train and valid.",
                 code="no_samples",
             )
-        seen[split] = [sample for sample in samples if any(sample.presence)]
+        seen[split] = [with_spread(sample, settings.spread_steps) for sample in samples if any(sample.presence)]
         if len(seen[split]) < len(samples):
             remarks.append(f"{len(samples) - len(seen[split])} {split} samples have nothing observed and are left out")
     normalization = Normalization.measure(seen["train"], settings.clip_std)
@@ -206,6 +207,7 @@ def _checkpoint(settings: RunSettings, dataset: Dataset, run: _Run, digest: str,
         max_steps=settings.training.max_steps,
         truncation=settings.training.truncation,
         licence=licence,
+        spread_steps=settings.spread_steps,
         provenance={
             "name": f"{header.name} {settings.row} seed {settings.training.seed}",
             "dataset": header.name,

@@ -293,6 +293,17 @@ def test_columns_are_hidden_by_modality() -> None:
         assert torch.equal(hidden.masks[name], batch.masks[name])
 
 
+def test_columns_of_spread_are_a_setting(dataset: Path, tmp_path: Path) -> None:
+    settings = read_settings(None, [*QUICK, "training.epochs=1", "spread_steps=[0, 1, 0]"], dataset)
+    metrics = train_run(settings, tmp_path / "run", TrainingReport(lambda line: None))
+    checkpoint = Checkpoint.load(tmp_path / "run")
+    assert checkpoint.spread_steps == (0, 1, 0)
+    assert checkpoint.settings.dims == (DIMS["text"], 3 * DIMS["audio"], DIMS["visual"])
+    logits = logits_of(checkpoint, load_dataset(dataset).splits["test"], "cpu")
+    assert np.isfinite(logits).all()
+    assert metrics["test"]
+
+
 def test_class_weights_are_the_odds() -> None:
     labels = np.array([[1, 1, 0], [0, 1, 0], [0, 1, 0], [0, 0, 0], [0, 0, 0]], np.float32)
     assert positive_weights(labels, "none") is None
