@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -28,19 +28,20 @@ from data.batches import Sample
 from data.sources import SOURCES
 from data.spec import MODALITIES
 from lamb.augmentation import drop_columns
-from lamb.blending import pool
+from lamb.derived import with_spread
 from lamb.metrics import unweighted_average_recall
 from lamb.model import LAMB
 from lamb.normalization import Normalization
 from lamb.settings import ModelSettings
 from lamb.training import TrainSettings, fit, predict_logits
 from pipeline.settings import PipelineSettings
-from pipeline.starter import LABELS, MAX_STEPS
-from pipeline.starter_data import voice_tracks
+from pipeline.starter_data import pooled, voice_tracks
+from pipeline.starter_joins import LABELS
+from pipeline.starter_training import MAX_STEPS
 
 DIMS = (300, 74, 35)
 POOLED_STEPS = 16  # 160 ms
-DELTA_STEPS = 3  # 30 ms to either side
+SPREAD_STEPS = (0, 3, 0)  # 30 ms to either side
 DEVELOPMENT = range(1, 19)
 MODEL = {
     "encoders": ("A",),
@@ -121,42 +122,8 @@ def load(data: Path, work: Path) -> Voices:
     return Voices(samples, np.array(actors))
 
 
-def with_spread(sample: Sample) -> Sample:
-    """The sample's voice with 2·74 more columns: how fast a column changes, and how far it is from the clip's own mean.
-
-    A mean over pooled steps forgets both. Absolute values, so that pooling does not cancel them.
-    """
-    values, valid = sample.values["audio"], sample.valid["audio"]
-    defined = sample.defined.get("audio", np.ones(values.shape, bool)) & valid[:, None]
-    change, known = np.zeros_like(values), np.zeros_like(defined)
-    near = slice(DELTA_STEPS, -DELTA_STEPS)
-    if len(values) > 2 * DELTA_STEPS:
-        change[near] = np.abs(values[2 * DELTA_STEPS :] - values[: -2 * DELTA_STEPS])
-        known[near] = defined[2 * DELTA_STEPS :] & defined[: -2 * DELTA_STEPS] & valid[near, None]
-    mean = (values * defined).sum(axis=0) / np.maximum(defined.sum(axis=0), 1)
-    wide = np.concatenate([values, change, np.abs(values - mean)], axis=1)
-    return replace(
-        sample,
-        values={**sample.values, "audio": wide},
-        defined={**sample.defined, "audio": np.concatenate([defined, known, defined], axis=1)},
-    )
-
-
 def dims_of(sample: Sample) -> tuple[int, ...]:
     return tuple(sample.values[name].shape[1] for name in MODALITIES)
-
-
-def pooled(sample: Sample, n_steps: int) -> Sample:
-    """What the model's ``pooling`` would do to a normalised sample in every batch, done once."""
-    values, valid = pool(
-        torch.from_numpy(sample.values["audio"])[None], torch.from_numpy(sample.valid["audio"])[None], n_steps
-    )
-    return replace(
-        sample,
-        values={**sample.values, "audio": values[0].numpy()},
-        valid={**sample.valid, "audio": valid[0].numpy()},
-        defined={},
-    )
 
 
 def scores(
@@ -165,12 +132,12 @@ def scores(
     """Probabilities and truth (N, 6) of the test actors' clips with an emotion, after the last epoch; seconds per epoch."""
     known, asked = voices.of(train), [sample for sample in voices.of(test) if sample.labels.any()]  # type: ignore[union-attr]
     if step.spread:
-        known, asked = ([with_spread(sample) for sample in samples] for samples in (known, asked))
+        known, asked = ([with_spread(sample, SPREAD_STEPS) for sample in samples] for samples in (known, asked))
     normalization = Normalization.measure(known)
     settings = ModelSettings.parse({"dims": dims_of(known[0]), **MODEL, **step.model})
-    n_steps, settings = settings.pooling[1], settings.model_copy(update={"pooling": (1, 1, 1)})
+    pooling, settings = settings.pooling, settings.model_copy(update={"pooling": (1, 1, 1)})
     known, asked = (
-        [pooled(normalization.apply_to(sample), n_steps) for sample in samples] for samples in (known, asked)
+        [pooled(normalization.apply_to(sample), pooling, None) for sample in samples] for samples in (known, asked)
     )
     training = TrainSettings.parse({**TRAINING, **step.training, "seed": seed})
     torch.manual_seed(seed)

@@ -11,14 +11,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from data.batches import Sample, truncate
 from data.sources import LabelledItem
-from data.spec import FeatureSpec
+from data.spec import MODALITIES, FeatureSpec
 from data.track import FeatureTrack
 from extractors.frame import Frame
+from lamb.blending import pool
 from pipeline.settings import PipelineSettings
 from pipeline.utterances import mask_outside, speech_blocks
 
@@ -35,7 +39,7 @@ def text_tracks(items: Sequence[LabelledItem], settings: PipelineSettings) -> Tr
     """GloVe rows of each comment."""
     from extractors.embedding import EmbeddingSettings, WordVectors, tokens_track
 
-    vectors = WordVectors.open(EmbeddingSettings(name=settings.vectors))
+    vectors = WordVectors.open(EmbeddingSettings(settings.vectors, settings.vectors_path))
     return {item.id: tokens_track(item.text or "", vectors) for item in items}
 
 
@@ -95,6 +99,19 @@ def jittered_frames(picture: Path) -> Iterator[Frame]:
         moved = cv2.warpAffine(rgb, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
         lit = np.clip(moved.astype(np.float32) * (1 + light * JITTER_LIGHT), 0, 255).astype(np.uint8)
         yield Frame(index, index / STILL_RATE_HZ, (index + 1) / STILL_RATE_HZ, lit)
+
+
+def pooled(sample: Sample, pooling: tuple[int, int, int], max_steps: tuple[int, int, int] | None) -> Sample:
+    """What truncation and the model's ``pooling`` would do to a normalised sample in every batch, done once."""
+    values, valid = dict(sample.values), dict(sample.valid)
+    for name, n_steps, limit in zip(MODALITIES, pooling, max_steps or (10**9,) * 3, strict=True):
+        if len(valid[name]):
+            rows = truncate(valid[name], limit)
+            values[name], valid[name] = values[name][rows], valid[name][rows]
+            if n_steps > 1:
+                x, mask = pool(torch.from_numpy(values[name])[None], torch.from_numpy(valid[name])[None], n_steps)
+                values[name], valid[name] = x[0].numpy(), mask[0].numpy()
+    return replace(sample, values=values, valid=valid, defined={})
 
 
 def _kept(
