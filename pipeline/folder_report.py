@@ -24,7 +24,7 @@ from pipeline.folder import Done, FolderRun, Report
 from pipeline.survey import survey
 
 ASKED = 200  # files whose length is asked before the start; the others are taken to be like them
-TYPICAL_RATE = 4.0  # seconds of video per second and worker, for the first estimate alone; benchmarks/pipeline_speed.py
+TYPICAL_RATE = 1.4  # seconds of video per second and worker, for the first estimate alone; benchmarks/pipeline_speed.py
 Look = Callable[[dict[str, float]], None]
 
 
