@@ -92,8 +92,8 @@ def model_card(checkpoint: Any) -> str:
         "Chance is .17 for the recalls. The recipe was picked among the few below on validation data (rates, shares and",
         "smoothing were set by judgement, not searched), and the columns of the voice by cross-validation over actors 1–18.",
         "The strength of the voice's augmentation is older: results of RAVDESS actors 19–24 and the CREMA-D clips had been",
-        "seen when it was settled. One seed was trained: with the recipe before, seeds lay .04 to .06 apart for the voice",
-        "and .12 for the face.",
+        "seen when it was settled. One seed was trained: with the recipe before, seeds lay up to .06 apart for the voice",
+        "and .14 for the face.",
         "",
         "Samples: "
         + ", ".join(f"{count} {name}" for name, count in counts.items())
