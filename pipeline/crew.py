@@ -178,6 +178,8 @@ class Crew:
             message = json.loads(bytes(worker.buffer[:end]))
             del worker.buffer[: end + 1]
             number = message.pop("task")
+            if number is None:  # it has started
+                worker.started_s = time.monotonic()
             if number not in worker.tasks:
                 continue
             if "fraction" in message:

@@ -356,11 +356,20 @@ class FolderRun:
                 place = self._place(file, stage)
                 if place in making:  # the same content under another name
                     continue
-                if stage in self.plan.stages and self.store.exists(place):
+                if self._made_before(file, stage, place):
                     file.made.add(stage)
                 elif crew.has_room(stage, alone=file.tries[stage] > 0):
                     making.add(place)
                     self._give(crew, file, stage)
+
+    def _made_before(self, file: _File, stage: Work, place: str) -> bool:
+        """Whether a stage's result is there, of this file or of another one with the same content."""
+        if stage in self.plan.stages:
+            return self.store.exists(place)
+        if stage == "open" or self.plan.product == "features":  # each name has a folder of its own
+            return False
+        record = self._result(file.item)
+        return record is not None and not self._again(file.item, record)
 
     def _place(self, file: _File, stage: Work) -> str:
         return f"open {file.item.name}" if file.opened is None else self.plan.place(stage, file.opened)

@@ -4,6 +4,7 @@ In (stdin): first the settings, then tasks, one per line. Out (stdout): per task
 
     {"output": "results", "settings": {...}, "product": "labels", "checkpoint": null, ...}
     {"task": 7, "stage": "speech", "item": {...}, "opened": {...}, "open_s": 0.2}
+    < {"task": null}                                         once, when it has started
     < {"task": 7, "fraction": 0.5}
     < {"task": 7, "seconds": 1.25}     or    {"task": 7, "error": {"code": "changed", "message": "one line"}}
 
@@ -95,6 +96,7 @@ def main() -> None:
     threading.Thread(target=_read, args=(lines,), daemon=True).start()
     runner: StageRunner | None = None
     start = json.loads(lines.get())
+    _send(results, {"task": None})  # here: what starting took is not the first file's time
     waiting: list[dict[str, Any]] = []
     while True:
         if not waiting:

@@ -94,6 +94,7 @@ def main() -> None:
     results, lines = _private_stdout(), queue.Queue()
     threading.Thread(target=_read, args=(lines,), daemon=True).start()
     start = json.loads(lines.get())
+    _send(results, {"task": None})
     plan, store = FakePlan(start["setting"]), LocalStore(Path(start["output"]))
     while True:
         task = json.loads(lines.get())
