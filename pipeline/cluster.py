@@ -28,14 +28,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.errors import InputError
+from pipeline.books import Done, failed, take_over, told
 from pipeline.cluster_needs import Needs, fit, grouped
-from pipeline.cluster_stage import Books, Job, Stages, row
-from pipeline.folder import Done, Report, _done, _failed, _outcome
+from pipeline.cluster_stage import Job, Stages, books_of, row
+from pipeline.folder import Report
 from pipeline.predict import Predictor, load_checkpoint
 from pipeline.remote_store import absolute, list_media
 from pipeline.settings import PipelineSettings
 from pipeline.stages import Item, Plan, Work
-from pipeline.tables import write_tables
 from pipeline.video import Extractors
 
 ROUNDS = 3  # of a run whose rows Ray lost, or whose kept results were damaged
@@ -117,8 +117,8 @@ class ClusterRun:
         self.options, self.job, self.plan = options, job, job.plan
         self.needs = dict(needs or {})
         self.nodes = cluster_nodes()
-        self.books = Books(job)
-        self.books.take_over()
+        self.books = books_of(job)
+        take_over(self.books.store, absolute(job.folder))
         self.items: list[Item] = []
         self.failures: dict[str, dict[str, str]] = {}
 
@@ -204,7 +204,7 @@ class ClusterRun:
     def _fail(self, item: Item, error: dict[str, str], report: Report) -> None:
         self.failures[item.name] = error
         record = self.books.publish(item, error)
-        report(_done(item.name, record | {"seconds": {}}, cached=False))
+        report(told(item.name, record | {"seconds": {}}, cached=False))
 
     # ---- results ----------------------------------------------------------------------------------------------------------
 
@@ -213,7 +213,7 @@ class ClusterRun:
 
         def read(item: Item) -> dict[str, Any] | None:
             error = self.failures.get(item.name)
-            record = _failed(item, error) if error else self.books._result(item)
+            record = failed(item, error) if error else self.books.record(item)
             return None if record is None else {"file": item.name, "seconds": {}, **record}
 
         for record in _ahead(read, self.items):
@@ -222,16 +222,7 @@ class ClusterRun:
 
     def finish(self) -> Counter[str]:
         """Write the tables; returns how many files had which outcome."""
-        outcomes: Counter[str] = Counter()
-
-        def counted() -> Iterator[dict[str, Any]]:
-            for record in self.records():
-                outcomes[_outcome(record)] += 1
-                yield record
-
-        write_tables(self.books.store, counted(), self.job.about, self.plan)
-        self.books.store.sweep()
-        return outcomes
+        return self.books.write_tables(self.records())
 
 
 def _ahead(read: Callable[[Item], Any], items: list[Item]) -> Iterator[Any]:

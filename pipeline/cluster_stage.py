@@ -20,13 +20,14 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from data.errors import InputError, LambError
+from pipeline.books import Books, failed
 from pipeline.crew import Crew, Lane, Task
-from pipeline.folder import MARKER, OPEN_BYTES_PER_S, TRIES, FolderOptions, FolderRun, _failed, _json_name
+from pipeline.folder import OPEN_BYTES_PER_S, TRIES
 from pipeline.parts import unpack
-from pipeline.remote_store import RemoteStore, absolute, is_remote, local_copy, open_store
+from pipeline.remote_store import local_copy, open_store
 from pipeline.stages import FINAL, Item, Opened, Plan, Work, digest, failure
 from pipeline.store import LocalStore
 
@@ -55,76 +56,9 @@ class Job:
     keep: bool = True
 
 
-class Books(FolderRun):
-    """What a folder run knows of its files, kept in a store that may be anywhere."""
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        options = FolderOptions(
-            Path(job.folder), Path(job.output), retry_failed=job.retry_failed, keep=job.keep
-        )  # its paths matter only where they are local
-        super().__init__(options, job.plan, job.start, job.about)
-
-    def _own(self) -> None:
-        if is_remote(self.job.output):
-            remote = RemoteStore(self.job.output)
-            self.store = cast(LocalStore, remote)  # the same methods
-        else:
-            self.store = LocalStore(Path(absolute(self.job.output)))
-
-    def take_over(self) -> None:
-        """Claim the output as one of ours, before anything is written. Raises InputError (output_exists)."""
-        store = open_store(self.job.output)
-        if isinstance(store, LocalStore):
-            super()._own()
-            return
-        if store.read(MARKER) is None and not store.empty():
-            raise InputError(
-                f"Expected nothing or earlier results at {self.job.output!r} but other files are there.",
-                code="output_exists",
-                remedy="Choose another --output.",
-            )
-        self._check_folder(self.job.folder)
-
-    def _check_folder(self, folder: str) -> None:
-        folder = self.job.folder  # a Path would have made s3:/bucket of s3://bucket
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            noted = json.loads(self.store.read(MARKER) or b"")["folder"]
-            if is_remote(noted) and is_remote(folder) and noted != folder:
-                raise InputError(
-                    f"Expected results of {folder!r} at {self.job.output!r} but those of {noted!r} are there.",
-                    code="output_exists",
-                    remedy="Choose another --output.",
-                )
-        super()._check_folder(folder)
-
-    def done_before(self, item: Item) -> dict[str, Any] | None:
-        """The finished record of a file, if there is nothing left to do for it."""
-        record = self._result(item)
-        whole = record is not None and not self._again(item, record) and self._published(item, record)
-        return record if whole else None
-
-    def opened_before(self, item: Item) -> tuple[Opened, float] | None:
-        """What opening the file told before and the seconds it took."""
-        file = self._begin(item)
-        return None if file.opened is None else (file.opened, file.seconds["open"])
-
-    def remember(self, item: Item, what: dict[str, Any]) -> None:
-        self._remember(item, what)
-
-    def publish(self, item: Item, error: dict[str, str] | None) -> dict[str, Any]:
-        """Write the file's own result; returns its record. Raises InputError (damaged) if there is none."""
-        record = self._result(item) if error is None else _failed(item, error)
-        if record is None:
-            raise InputError("Expected the file's record but it is gone.", code="damaged")
-        self.store.write(_json_name(item.name), self._document(item, record))
-        return record
-
-    def remove(self, name: str) -> None:
-        if isinstance(self.store, LocalStore):
-            (self.store.folder / name).unlink(missing_ok=True)
-        else:
-            self.store.remove(name)
+def books_of(job: Job) -> Books:
+    """The books of a run, kept in a store that may be anywhere. Raises InputError (bad_url)."""
+    return Books(open_store(job.output), job.plan, job.about, job.retry_failed)
 
 
 def row(item: Item) -> str:
@@ -137,7 +71,7 @@ class Stages:
 
     def __init__(self, job: Job, stages: tuple[Work, ...], device: str = "cpu") -> None:
         self.job, self.stages, self.device = job, stages, device
-        self.books, self.plan, self.worker_plan = Books(job), job.plan, job.plans[device]
+        self.books, self.plan, self.worker_plan = books_of(job), job.plan, job.plans[device]
         workplace = LocalStore(Path(tempfile.gettempdir()) / f"lamb-cluster-{os.getuid()}")
         workplace.sweep()  # of actors that were killed
         self._exit = contextlib.ExitStack()
@@ -164,11 +98,11 @@ class Stages:
 
     def _advance(self, state: dict[str, Any], item: Item) -> None:
         if "open" in self.stages:
-            record = self.books.done_before(item)
+            record = self.books.done(item)
             if record is not None:
                 state["done"] = _summary(record, record.get("seconds", {}), cached=True)
                 return
-            known = self.books.opened_before(item)
+            known = self.books.opened(item)
             if known is not None:
                 state["opened"], state["seconds"] = known[0].to_dict(), {"open": known[1]}
         with contextlib.ExitStack() as stack:
@@ -244,7 +178,7 @@ class Stages:
             state["done"] = _summary(record, state["seconds"], cached=False)
             if not self.job.keep and record["outcome"] != "failed":
                 for part in self.plan.stages:
-                    self.books.remove(self.plan.place(part, opened))
+                    self.books.store.remove(self.plan.place(part, opened))
 
     def _clear(self, opened: Opened) -> None:
         for stage in (*self.plan.stages, "finish"):
@@ -263,7 +197,7 @@ class Stages:
         self._give_up(state, item, error)
 
     def _give_up(self, state: dict[str, Any], item: Item, error: dict[str, str]) -> None:
-        record = _failed(item, error)
+        record = failed(item, error)
         with contextlib.suppress(InputError):  # a store that is full or gone says the same to the driver
             if "fatal" not in state:
                 record = self.books.publish(item, error)
@@ -279,7 +213,7 @@ class Stages:
             try:
                 unpack(self.books.store.read(place) or b"")
             except InputError:
-                self.books.remove(place)
+                self.books.store.remove(place)
 
     @contextlib.contextmanager
     def _counted(self, name: str) -> Iterator[None]:
@@ -292,7 +226,7 @@ class Stages:
         place = f"cache/attempts/{digest(name)}"
         n_died = int(self.books.store.read(place) or 0) + 1
         if n_died >= ACTOR_TRIES:
-            self.books.remove(place)
+            self.books.store.remove(place)
             raise LambError(
                 f"Expected the node to survive this file but its process died {n_died} times with it.",
                 code="worker_died",
@@ -300,7 +234,7 @@ class Stages:
             )
         self.books.store.write(place, str(n_died).encode())
         yield
-        self.books.remove(place)
+        self.books.store.remove(place)
 
 
 def _opened(state: dict[str, Any], item: Item) -> Opened:

@@ -15,9 +15,7 @@ Layout of the output folder: ``labels.parquet``, ``labels.csv``, ``files.parquet
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import json
 import os
 import time
 from collections import Counter, deque
@@ -27,17 +25,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 from data.errors import InputError
+from pipeline.books import Books, Done, failed, take_over, told
 from pipeline.claims import Claims
 from pipeline.crew import Crew, Lane, Task
 from pipeline.discovery import Discovery, Found, find_media
 from pipeline.parts import unpack
-from pipeline.predict import document, failed_record, to_json
-from pipeline.stages import FINAL, Item, Opened, Plan, Work, digest, features_name, fitting
-from pipeline.store import SCRATCH, LocalStore, unwritable
-from pipeline.tables import write_tables
+from pipeline.stages import FINAL, Item, Opened, Plan, Work
+from pipeline.store import LocalStore
 
-MARKER = "lamb-folder.json"
-SCHEMA = 1
 OPEN_BYTES_PER_S = 5e6  # a disk or network share slower than this runs into the time limit
 GPU_STAGES: frozenset[str] = frozenset(("speech", "finish"))
 GPU_BATCH = 16  # files whose speech or utterances go through a GPU together
@@ -86,19 +81,6 @@ class FolderOptions:
         return sum(lane.n_workers * lane.capacity for lane in self.lanes) + 2
 
 
-@dataclass(frozen=True)
-class Done:
-    """One finished file, for who reports progress."""
-
-    name: str
-    outcome: str
-    reasons: tuple[str, ...]
-    message: str
-    duration_s: float
-    seconds: dict[str, float]
-    cached: bool
-
-
 Report = Callable[[Done], None]
 
 
@@ -122,58 +104,20 @@ class FolderRun:
     """
 
     def __init__(self, options: FolderOptions, plan: Plan, start: dict[str, Any], about: dict[str, Any] | None) -> None:
-        self.options, self.plan, self.start, self.about = options, plan, start, about
+        self.options, self.plan, self.start = options, plan, start
         self.store = LocalStore(options.output)
+        self.books = Books(self.store, plan, about, options.retry_failed)
         self.found = Discovery((), 0, 0)
         self.todo: deque[Item] = deque()
         self.failures: dict[str, tuple[Item, dict[str, str]]] = {}  # of this run alone: the next tries them again
-        self.retried: set[str] = set()
         self._finished: dict[str, tuple[Item, Done]] = {}
         self._seen: dict[str, tuple[Item, float]] = {}
         self._deaths, self._n_results = 0, 0
         self._numbers = itertools.count()
         self._tasks: dict[int, tuple[_File, Work]] = {}
         self.peak_bytes = 0
-        self._own()
-
-    def _own(self) -> None:
-        output, marker = self.options.output, self.options.output / MARKER
-        if output.resolve() == self.options.folder.resolve():
-            raise InputError(
-                "Expected --output to be another folder than the one with the videos: nothing is written beside them.",
-                code="output_exists",
-            )
-        try:
-            others = {path.name for path in output.iterdir()} - {SCRATCH, MARKER} if output.is_dir() else set()
-            if others and not marker.is_file():  # asked last: another run may be starting
-                raise InputError(
-                    f"Expected an empty folder or earlier results at {str(output)!r} but other files are there.",
-                    code="output_exists",
-                    remedy="Choose another --output.",
-                )
-        except OSError as error:
-            raise InputError(f"Could not read {str(output)!r}: {error.strerror}.", code="output_unwritable") from error
-        self._check_folder(os.fspath(self.options.folder.absolute()))
+        take_over(self.store, os.fspath(options.folder.absolute()))
         self.store.sweep()
-
-    def _check_folder(self, folder: str) -> None:
-        """Note whose results these are. Raises InputError (output_exists) if they are another folder's; a folder that is
-        not there was moved, or is this one as another machine sees it."""
-        content = self.store.read(MARKER)
-        try:
-            noted = json.loads(content)["folder"] if content is not None else None
-        except (ValueError, KeyError, TypeError):
-            noted = None
-        if noted is not None and noted != folder and os.path.isdir(noted):
-            if not (os.path.isdir(folder) and os.path.samefile(noted, folder)):
-                raise InputError(
-                    f"Expected results of {folder!r} at {str(self.options.output)!r} but those of {noted!r} are there.",
-                    code="output_exists",
-                    remedy="Choose another --output.",
-                )
-        elif noted is None:
-            marker = {"kind": "lamb-folder", "schema": SCHEMA, "folder": folder}
-            self.store.write(MARKER, json.dumps(marker).encode() + b"\n")
 
     # ---- what there is to do ----------------------------------------------------------------------------------------------
 
@@ -194,9 +138,9 @@ class FolderRun:
             if before == item and known is not None:  # with --watch nobody reads thousands of results every few seconds
                 done.append(known)
                 continue
-            record = self._result(item)
-            if record is not None and not self._again(item, record) and self._published(item, record):
-                done.append(_done(item.name, record, cached=True))
+            record = self.books.done(item)
+            if record is not None:
+                done.append(told(item.name, record, cached=True))
                 self._finished[item.name] = item, done[-1]
             elif self._failure(item) is None:
                 self.failures.pop(item.name, None)
@@ -222,57 +166,6 @@ class FolderRun:
         if isinstance(error, InputError):
             error = {"code": error.code, "message": str(error)}
         self.failures[item.name] = item, error
-
-    def _again(self, item: Item, record: dict[str, Any]) -> bool:
-        return self.options.retry_failed and record["outcome"] == "failed" and item.name not in self.retried
-
-    def _result(self, item: Item) -> dict[str, Any] | None:
-        """The finished record of a file, without its name; None if there is none yet."""
-        known = self._known(item)
-        if known is None:
-            return None
-        if "error" in known:
-            return _failed(item, known["error"])
-        try:
-            content = self.store.read(self.plan.place("finish", Opened.from_dict(known, item.path)))
-            record = None if content is None else json.loads(content)
-            return record if isinstance(record, dict) and "outcome" in record else None
-        except (ValueError, KeyError, TypeError):
-            return None
-
-    def _known(self, item: Item) -> dict[str, Any] | None:
-        """What opening the file told before, if it still looks the same."""
-        content = self.store.read(_known_name(item.name))
-        try:
-            known = json.loads(content) if content is not None else None
-            same = known is not None and known["stamp"] == [item.size, item.mtime_ns, item.inode]
-        except (ValueError, KeyError, TypeError):
-            return None
-        return known if same else None
-
-    def _remember(self, item: Item, what: dict[str, Any]) -> None:
-        known = {"name": item.name, "stamp": [item.size, item.mtime_ns, item.inode], **what}
-        self.store.write(_known_name(item.name), json.dumps(known).encode())
-
-    def _published(self, item: Item, record: dict[str, Any]) -> bool:
-        """Whether the file's own result is in its place, whole."""
-        if self.plan.product == "labels":
-            return self.store.read(_json_name(item.name)) == self._document(item, record)
-        if record["outcome"] == "failed":
-            return True
-        known = self._known(item)
-        content = self.store.read(f"{features_name(item.name)}/clip.json")
-        try:
-            assert known is not None
-            assert content is not None
-            place = self.plan.place("finish", Opened.from_dict(known, item.path))
-            return json.loads(content)["made_from"] == place
-        except (AssertionError, ValueError, KeyError, TypeError):
-            return False
-
-    def _document(self, item: Item, record: dict[str, Any]) -> bytes:
-        shown = {"file": item.name, **{key: value for key, value in record.items() if key not in ("seconds", "file")}}
-        return (to_json(document(self.about, [shown])) + "\n").encode()
 
     # ---- the work ---------------------------------------------------------------------------------------------------------
 
@@ -300,7 +193,7 @@ class FolderRun:
                         ours = claims.take(item.name)
                     except InputError as error:  # a full disk: what is done is kept, and this file is for another day
                         self._fail(item, error)
-                        report(_done(item.name, _failed(item, self.failures[item.name][1]), cached=False))
+                        report(told(item.name, failed(item, self.failures[item.name][1]), cached=False))
                         continue
                     if not ours:
                         elsewhere.append(item)
@@ -333,19 +226,18 @@ class FolderRun:
 
     def _done_by_others(self, item: Item, claims: Claims, report: Report) -> bool:
         """Somebody else may have finished a file between our list and our claim."""
-        record = self._result(item)
-        if record is None or self._again(item, record) or not self._published(item, record):
+        record = self.books.done(item)
+        if record is None:
             return False
         claims.release(item.name)
-        report(_done(item.name, record, cached=True))
+        report(told(item.name, record, cached=True))
         return True
 
     def _begin(self, item: Item) -> _File:
         file = _File(item)
-        known = self._known(item)
-        if known is not None and "error" not in known:
-            with contextlib.suppress(KeyError, TypeError):
-                file.opened, file.seconds["open"] = Opened.from_dict(known, item.path), known["open_s"]
+        opened = self.books.opened(item)
+        if opened is not None:
+            file.opened, file.seconds["open"] = opened
         return file
 
     def _assign(self, crew: Crew, active: list[_File]) -> None:
@@ -368,8 +260,7 @@ class FolderRun:
             return self.store.exists(place)
         if stage == "open" or self.plan.product == "features":  # each name has a folder of its own
             return False
-        record = self._result(file.item)
-        return record is not None and not self._again(file.item, record)
+        return self.books.finished(file.item) is not None
 
     def _place(self, file: _File, stage: Work) -> str:
         return f"open {file.item.name}" if file.opened is None else self.plan.place(stage, file.opened)
@@ -429,7 +320,7 @@ class FolderRun:
 
     def _try_to_remember(self, file: _File, what: dict[str, Any]) -> None:
         try:
-            self._remember(file.item, what)
+            self.books.remember(file.item, what)
         except InputError as error:
             self._fail(file.item, error)
         if "error" in what:
@@ -442,28 +333,23 @@ class FolderRun:
             try:
                 unpack(self.store.read(place) or b"")
             except InputError:
-                (self.options.output / place).unlink(missing_ok=True)
+                self.store.remove(place)
 
     def _advance(self, file: _File, report: Report) -> bool:
         """Whether there is more to do for a file; if not, its result is published and reported."""
         item = file.item
         if item.name not in self.failures and "finish" not in file.made:
             return True
-        self.retried.add(item.name)
-        error = self._failure(item)
-        record = self._result(item) if error is None else _failed(item, error)
+        self.books.retried.add(item.name)
         try:
-            if record is None:
-                raise InputError("Expected the file's record but it is gone.", code="damaged")
-            if self.plan.product == "labels":
-                self.store.write(_json_name(item.name), self._document(item, record))
+            record = self.books.publish(item, self._failure(item))
             if not self.options.keep and file.opened is not None and record["outcome"] != "failed":
                 for stage in self.plan.stages:
-                    (self.options.output / self.plan.place(stage, file.opened)).unlink(missing_ok=True)
-        except (InputError, OSError) as error:
-            self._fail(item, error if isinstance(error, InputError) else unwritable(self.options.output, error))
-            record = _failed(item, self.failures[item.name][1])
-        done = _done(item.name, record | {"seconds": file.seconds}, cached=False)
+                    self.store.remove(self.plan.place(stage, file.opened))
+        except InputError as error:
+            self._fail(item, error)
+            record = failed(item, self.failures[item.name][1])
+        done = told(item.name, record | {"seconds": file.seconds}, cached=False)
         if self._failure(item) is None:
             self._finished[item.name] = item, done
         report(done)
@@ -484,47 +370,15 @@ class FolderRun:
         for file in self.found.files:
             item = item_of(file)
             error = self._failure(item)
-            record = _failed(item, error) if error else self._result(item)
+            record = failed(item, error) if error else self.books.record(item)
             if record is not None:
                 yield {"file": item.name, "seconds": {}, **record}
 
     def finish(self) -> Counter[str]:
         """Write the tables; returns how many files had which outcome ("ok", "partial", "failed: code")."""
-        outcomes: Counter[str] = Counter()
-
-        def counted() -> Iterator[dict[str, Any]]:
-            for record in self.records():
-                outcomes[_outcome(record)] += 1
-                yield record
-
-        write_tables(self.store, counted(), self.about, self.plan)
-        self.store.sweep()
-        return outcomes
+        return self.books.write_tables(self.records())
 
 
 def item_of(file: Found) -> Item:
+    """A found file as the stages take it."""
     return Item(file.name, os.fspath(file.path), file.size, file.mtime_ns, file.inode)
-
-
-def _known_name(name: str) -> str:
-    key = digest(name)
-    return f"cache/files/{key[:2]}/{key}.json"
-
-
-def _json_name(name: str) -> str:
-    return "json/" + fitting(name, ".json")
-
-
-def _failed(item: Item, error: dict[str, str]) -> dict[str, Any]:
-    return failed_record(Path(item.name), error["code"], error["message"])
-
-
-def _outcome(record: dict[str, Any]) -> str:
-    return record["outcome"] if record["error"] is None else f"failed: {record['error']['code']}"
-
-
-def _done(name: str, record: dict[str, Any], cached: bool) -> Done:
-    error = record["error"] or {"code": "", "message": ""}
-    reasons = (error["code"],) if record["error"] else tuple(record["reasons"])
-    seconds = record.get("seconds", {})
-    return Done(name, record["outcome"], reasons, error["message"], record["duration_s"] or 0.0, seconds, cached)

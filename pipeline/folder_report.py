@@ -19,8 +19,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from pipeline.books import Done
 from pipeline.events import one_line
-from pipeline.folder import Done, FolderRun, Report
+from pipeline.folder import FolderRun, Report
 from pipeline.survey import survey
 
 ASKED = 200  # files whose length is asked before the start; the others are taken to be like them

@@ -17,7 +17,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Protocol
 
 from data.errors import InputError
@@ -39,12 +39,41 @@ class Store(Protocol):
 
     def exists(self, name: str) -> bool: ...
 
+    def remove(self, name: str) -> None:
+        """Take an object away, if it is there."""
+        ...
+
+    def empty(self) -> bool:
+        """Whether nobody has written anything but scratch here."""
+        ...
+
+    def scratch(self) -> contextlib.AbstractContextManager[Path]:
+        """A private local folder, gone when the context ends. Raises OSError."""
+        ...
+
+    def publish_file(self, part: Path, name: str) -> None:
+        """Move a file made in :meth:`scratch` to its place. Raises OSError or InputError."""
+        ...
+
+    def sweep(self) -> None:
+        """Remove what processes left behind that were killed."""
+        ...
+
+    @property
+    def folder(self) -> PurePath:
+        """Where this is, for messages."""
+        ...
+
 
 class LocalStore:
     """Objects as files under one folder; several processes and machines may share it."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self._folder = folder
+
+    @property
+    def folder(self) -> Path:
+        return self._folder
 
     def read(self, name: str) -> bytes | None:
         try:
@@ -56,6 +85,20 @@ class LocalStore:
 
     def exists(self, name: str) -> bool:
         return (self.folder / name).is_file()
+
+    def remove(self, name: str) -> None:
+        try:
+            (self.folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise unwritable(self.folder / name, error) from error
+
+    def empty(self) -> bool:
+        try:
+            return {path.name for path in self.folder.iterdir()} <= {SCRATCH}
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            raise unwritable(self.folder, error) from error
 
     def write(self, name: str, content: bytes) -> None:
         target = self.folder / name
@@ -122,7 +165,7 @@ class LocalStore:
             os.replace(part, target)
 
 
-def unwritable(path: Path, error: OSError) -> InputError:
+def unwritable(path: PurePath, error: OSError) -> InputError:
     """The error for an output that cannot be read or written."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return InputError(

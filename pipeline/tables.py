@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from data.spec import MODALITIES
 from pipeline.stages import PARTS, Plan
-from pipeline.store import LocalStore, unwritable
+from pipeline.store import Store, unwritable
 
 ROWS_AT_ONCE = 20_000  # of a row group
 SECONDS = ("open", *PARTS, "finish")
@@ -100,9 +100,7 @@ def file_row(record: dict[str, Any], about: dict[str, Any] | None) -> dict[str, 
     }
 
 
-def write_tables(
-    store: LocalStore, records: Iterator[dict[str, Any]], about: dict[str, Any] | None, plan: Plan
-) -> None:
+def write_tables(store: Store, records: Iterable[dict[str, Any]], about: dict[str, Any] | None, plan: Plan) -> None:
     """Write all tables from records in their order, each replaced whole. Raises InputError (output_unwritable)."""
     labels = list(about["labels"]) if about else []
     try:

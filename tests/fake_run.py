@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pipeline.crew
-from pipeline.folder import Done, FolderOptions, FolderRun
+from pipeline.books import Done
+from pipeline.folder import FolderOptions, FolderRun
 from tests.fake_worker import FakePlan
 
 ABOUT = {"name": "fake", "fingerprint": "0", "labels": ["anger"], "thresholds": {}, "licence": "", "features": {}}

@@ -16,10 +16,10 @@ import pytest
 import pipeline.crew
 from data.errors import InputError
 from pipeline import cluster_stage
+from pipeline.books import MARKER, Done, take_over
 from pipeline.cluster_needs import Needs, fit, grouped, parse_needs
-from pipeline.cluster_stage import Books, Job, row
-from pipeline.folder import MARKER, Done
-from pipeline.remote_store import RemoteStore, list_media, local_copy
+from pipeline.cluster_stage import Job, row
+from pipeline.remote_store import RemoteStore, list_media, local_copy, open_store
 from pipeline.settings import PipelineSettings
 from pipeline.stages import Item
 from tests.fake_cluster import FakeStages, fake_cluster_run, fake_job
@@ -260,15 +260,15 @@ def attempts(tmp_path: Path) -> list[Path]:
     return [path for path in (tmp_path / "out" / "cache" / "attempts").rglob("*") if path.is_file()]
 
 
-def test_the_output_is_ours_or_empty(bucket: str, tmp_path: Path) -> None:
+def test_the_output_is_ours_or_empty(bucket: str) -> None:
     for _ in range(2):
-        Books(fake_job(f"{bucket}/videos", f"{bucket}/results", tmp_path / "marks")).take_over()
+        take_over(open_store(f"{bucket}/results"), f"{bucket}/videos")
     with pytest.raises(InputError, match="memory://bucket/videos") as caught:
-        Books(fake_job(f"{bucket}/others", f"{bucket}/results", tmp_path / "marks")).take_over()
+        take_over(open_store(f"{bucket}/results"), f"{bucket}/others")
     assert caught.value.code == "output_exists"
     fsspec.filesystem("memory").pipe_file("/bucket/theirs/a.txt", b"")
     with pytest.raises(InputError) as caught:
-        Books(fake_job("videos", f"{bucket}/theirs", tmp_path / "marks")).take_over()
+        take_over(open_store(f"{bucket}/theirs"), "videos")
     assert caught.value.code == "output_exists"
 
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data import InputError
-from pipeline.folder import MARKER
+from pipeline.books import MARKER
 from tests.fake_run import complete, fake_run
 
 REPOSITORY = Path(__file__).parents[1]
