@@ -27,7 +27,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(VENV) >/dev/null 2>&1 \
 	  || { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,ray]'
 	@# The OpenCV that mediapipe depends on links against libGL; where that is missing, its twin without windows goes over it.
 	@$(BIN)/python -c 'import cv2' 2>/dev/null \
 	  || $(BIN)/python -m pip install --quiet --force-reinstall --no-deps -c constraints.txt $(HEADLESS_OPENCV)
