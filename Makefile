@@ -39,7 +39,7 @@ demo: $(READY)
 	  $(BIN)/lamb predict -- "$$CLIP"
 
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --maxprocesses=4
+	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadgroup
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -30,6 +30,9 @@ from tests.media_maker import moving_picture, picture_and_tone, tone
 fsspec = pytest.importorskip("fsspec")
 
 
+pytestmark = pytest.mark.xdist_group("ray")  # one cluster at a time: each starts a dozen processes
+
+
 @pytest.fixture(autouse=True)
 def _real_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fake runs put fake workers into this process; here that ends with the test, and one of another file does not count."""
