@@ -25,6 +25,7 @@ from typing import Any
 
 import psutil
 
+TASKS_PER_WORKER = 2000  # then a new one takes its place: what libraries never give back does not pile up
 LOOK_S = 0.5  # how often memory and time are looked at
 WORKER = [sys.executable, "-m", "pipeline.worker"]
 
@@ -56,6 +57,7 @@ class _Worker:
     tasks: dict[int, Task] = field(default_factory=dict)
     started_s: float = 0.0
     fraction: float = 0.0
+    n_done: int = 0
     buffer: bytearray = field(default_factory=bytearray)
 
     def anonymous_bytes(self) -> int:
@@ -112,6 +114,9 @@ class Crew:
     def give(self, task: Task) -> None:
         """Hand a task to a worker; there must be room."""
         lane, worker = self._place(task.message["stage"], task.alone)
+        if worker is not None and not worker.tasks and worker.n_done >= TASKS_PER_WORKER:
+            self._remove(worker)
+            worker = None
         worker = worker or self._hire(lane)
         if not worker.tasks:
             worker.started_s, worker.fraction = time.monotonic(), 0.0
@@ -186,6 +191,7 @@ class Crew:
                 worker.fraction = message["fraction"]
             else:
                 done.append((worker.tasks.pop(number), message))
+                worker.n_done += 1
                 worker.started_s, worker.fraction = time.monotonic(), 0.0
         return done
 

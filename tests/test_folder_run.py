@@ -293,6 +293,19 @@ def test_workers_that_cannot_start_end_the_run(videos: Path, tmp_path: Path, mon
         run.work(lambda done: None)
 
 
+def test_workers_are_replaced_after_many_tasks(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pipeline.crew
+
+    complete(fake_run(videos, tmp_path / "one", tmp_path / "marks", n_workers=2))
+    monkeypatch.setattr(pipeline.crew, "TASKS_PER_WORKER", 3)
+    hired: list[object] = []
+    hire = pipeline.crew.Crew._hire
+    monkeypatch.setattr(pipeline.crew.Crew, "_hire", lambda crew, lane: hired.append(lane) or hire(crew, lane))
+    complete(fake_run(videos, tmp_path / "other", tmp_path / "marks", n_workers=2))
+    assert len(hired) >= 7, "some thirty tasks"
+    assert results(tmp_path / "other") == results(tmp_path / "one")
+
+
 def test_files_are_settled_by_their_time_or_by_ours(videos: Path, tmp_path: Path) -> None:
     now_s = time.time()
     for path in videos.rglob("*.mp4"):
