@@ -24,6 +24,7 @@ from data.errors import InputError
 
 SCRATCH = ".partial"  # half-written things lie here, named after the process that writes them
 ABANDONED_S = 24 * 3600.0  # another machine's scratch is swept after this
+CLOCKS_S = 30.0  # a process's start and a file's time come from clocks that may differ so much
 
 
 class Store(Protocol):
@@ -140,8 +141,6 @@ class LocalStore:
 
     def sweep(self) -> None:
         """Remove what processes left behind that were killed: of this machine at once, of others after a day."""
-        import psutil
-
         try:
             found = list((self.folder / SCRATCH).iterdir())
         except OSError:
@@ -149,8 +148,9 @@ class LocalStore:
         for folder in found:
             host, _, rest = folder.name.rpartition("-")[0].rpartition("-")
             with contextlib.suppress(OSError):
-                old = time.time() - folder.stat().st_mtime > ABANDONED_S
-                gone = host == socket.gethostname() and rest.isdigit() and not psutil.pid_exists(int(rest))
+                made_s = folder.stat().st_mtime
+                old = time.time() - made_s > ABANDONED_S
+                gone = host == socket.gethostname() and rest.isdigit() and not _lived_at(int(rest), made_s)
                 if gone or old:
                     shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):
@@ -163,6 +163,19 @@ class LocalStore:
         except FileNotFoundError:
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(part, target)
+
+
+def _lived_at(pid: int, time_s: float) -> bool:
+    """Whether the process of that number runs and is old enough to have been there at that time: numbers come again."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= time_s + CLOCKS_S
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True
 
 
 def unwritable(path: PurePath, error: OSError) -> InputError:

@@ -24,7 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 from data.errors import LambError
 from pipeline.events import Event
@@ -124,14 +124,22 @@ def _private_stdout() -> BinaryIO:
 def _read(lines: queue.Queue[bytes]) -> None:
     for line in sys.stdin.buffer:
         lines.put(line)
+    _leave()
+
+
+def _leave() -> NoReturn:
+    """End at once, with all that was started: nobody waits for results any more."""
     if os.getpgid(0) == os.getpid():  # a group of our own: ffmpeg goes with us
         os.killpg(0, signal.SIGKILL)
     os._exit(1)
 
 
 def _send(results: BinaryIO, message: dict[str, Any]) -> None:
-    results.write(json.dumps(message).encode() + b"\n")
-    results.flush()
+    try:
+        results.write(json.dumps(message).encode() + b"\n")
+        results.flush()
+    except BrokenPipeError:
+        _leave()
 
 
 def _progress(results: BinaryIO, task: int) -> Callable[[Event], None]:

@@ -173,7 +173,7 @@ def test_watching_labels_what_arrives_and_stops_when_told(videos: Path, tmp_path
         time.sleep(1.5)
         assert not (output / "json" / "growing.mp4.json").exists(), "it is still being written"
     finally:
-        watching.send_signal(signal.SIGINT)
+        watching.send_signal(signal.SIGTERM)  # SIGINT is ignored where pytest runs in a script's background
         said, complaints = watching.communicate(timeout=60)
     assert watching.returncode == 0, complaints
     assert "stopped" in complaints
