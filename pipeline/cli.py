@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from data.errors import InputError, LambError
+from pipeline.cli_dataset import dataset_app
 from pipeline.cli_folder import Workers, add_folder_commands, run_folder
 from pipeline.cli_options import (
     OK,
@@ -49,6 +50,7 @@ weights_app = typer.Typer(
 app.add_typer(weights_app, name="weights")
 add_folder_commands(app)
 add_commands(app)
+app.add_typer(dataset_app, name="dataset")
 
 
 def main() -> None:

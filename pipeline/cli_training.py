@@ -1,6 +1,5 @@
-"""Commands of `lamb` for datasets, training and experiments; ``cli`` adds them. Heavy libraries come late, as there.
+"""Commands of `lamb` for training and experiments; ``cli`` adds them. Heavy libraries come late, as there.
 
-lamb dataset build goemotions goemotions/ --output comments
 lamb train --dataset comments --output runs/one
 """
 
@@ -20,8 +19,6 @@ from pipeline.cli_options import OK, SOME_FAILED, Device, Quiet, pipeline_settin
 
 if TYPE_CHECKING:
     from pipeline.train import TrainingReport
-
-dataset_app = typer.Typer(help="Datasets of features to train on.", no_args_is_help=True, rich_markup_mode=None)
 
 
 class SplitName(StrEnum):
@@ -43,75 +40,6 @@ NewFolder = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 CheckpointPath = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A run's folder, or a checkpoint's file.")]
 DeviceOption = Annotated[Device, typer.Option(help="Where the model runs.")]
-
-
-@dataset_app.command("build")
-@with_pipeline_options
-def dataset_build(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="What lies there: see `lamb dataset sources`.")],
-    place: Annotated[Path, typer.Argument(metavar="PATH", help="Its folder or file.")],
-    options: dict[str, Any],
-    output: NewFolder,
-    aligned: Annotated[
-        bool, typer.Option("--aligned", help="Feature files: average voice and face over words.")
-    ] = False,
-    modalities: Annotated[
-        str, typer.Option(metavar="LIST", help="What to extract from raw items: text,audio,visual or fewer.")
-    ] = "text,audio,visual",
-    neutral: Annotated[bool, typer.Option("--neutral", help="A label of its own where no emotion holds.")] = False,
-    emotions: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Rating table for MOSEI pickles, whose labels are sentiment only."),
-    ] = None,
-    quiet: Quiet = False,
-) -> None:
-    """Turn a public dataset into a folder that `lamb train` reads; raw items go through the extractors.
-
-    Example: lamb dataset build ravdess ravdess/ --modalities audio --output voices
-    """
-    from data.spec import MODALITIES
-    from pipeline.dataset import BuildOptions, build_dataset
-    from pipeline.video import Extractors
-
-    wanted = [name.strip() for name in modalities.split(",")]
-    if not set(wanted) <= set(MODALITIES):
-        raise InputError(
-            f"Expected --modalities among {', '.join(MODALITIES)} but got {modalities!r}.", code="bad_option"
-        )
-    chosen = BuildOptions(aligned, tuple(name for name in MODALITIES if name in wanted), neutral, emotions)
-    say = _nothing if quiet else _to_stderr
-    counts = build_dataset(source, place, output, chosen, lambda: Extractors(pipeline_settings(options)), say)
-    print(f"{output}: " + ", ".join(f"{n:,} {split}" for split, n in counts.items()))
-
-
-@dataset_app.command("check")
-def dataset_check(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder made by `lamb dataset build`.")],
-    json: Json = False,
-) -> None:
-    """Say what is in a dataset: sizes, labels, lengths, leaks between splits, beside the published counts.
-
-    Example: lamb dataset check mosei
-    """
-    from pipeline.dataset import summarise, summary_lines
-    from pipeline.predict import to_json
-
-    summary = summarise(folder)
-    print(to_json(summary) if json else "\n".join(summary_lines(summary)))
-
-
-@dataset_app.command("sources")
-def dataset_sources() -> None:
-    """Name the datasets that can be built, and what each is.
-
-    Example: lamb dataset sources
-    """
-    from data.sources import FEATURE_SOURCES, SOURCES
-
-    for kind, registry in (("raw", SOURCES), ("features", FEATURE_SOURCES)):
-        for name in registry.names():
-            document = sys.modules[registry.get(name).__module__].__doc__ or ""
-            print(f"{name:<18} {kind:<9} {document.strip().splitlines()[0]}")
 
 
 def train(
@@ -252,7 +180,6 @@ def explain(
 
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this module to ``lamb``."""
-    app.add_typer(dataset_app, name="dataset")
     for command in (train, evaluate, compare, explain):
         app.command()(command)
 

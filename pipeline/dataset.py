@@ -155,6 +155,7 @@ class _RawItems:
                 self.dropped[f"{error.code}"] += 1
                 self.say(f"left out {item.id}: {error}")
                 continue
+            assert item.split is not None
             names = item.labels or ((NEUTRAL,) if self.options.neutral else ())
             yield (
                 item.split,

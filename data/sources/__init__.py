@@ -30,16 +30,19 @@ FEATURE_SOURCES = Registry("feature dataset", "data.sources")
 class LabelledItem:
     """One labelled text, sound, picture or video.
 
-    ``labels`` are emotion names, empty for neutral; ``speaker`` is whoever is heard or seen, "" where unknown. Exactly
-    one of ``text`` and ``path`` is given.
+    ``labels`` are emotion names, empty for neutral; ``speaker`` is whoever is heard or seen, "" where unknown. ``split`` None:
+    to be chosen for the set as a whole. ``start_s``, ``end_s`` are seconds on the file's own clock, None for the whole file.
+    ``text`` (what is said) or ``path`` may be missing, not both.
     """
 
     id: str
-    split: Split
+    split: Split | None
     labels: tuple[str, ...]
     speaker: str = ""
     text: str | None = None
     path: Path | None = None
+    start_s: float | None = None
+    end_s: float | None = None
 
 
 def existing_folder(folder: Path, what: str, example: str) -> Path:
