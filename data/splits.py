@@ -18,7 +18,8 @@ def stratified_group_split(
 
     Greedy and deterministic: groups in order of size (largest first, then by name) go to the split in which they leave
     the smallest squared shortage, counted per label relative to the label's total. Items without labels count as a
-    label of their own.
+    label of their own. No split stays empty while there are as many groups as splits: then the smallest group of the
+    split with most groups goes there.
 
     Raises ValueError if the shares do not sum to one or lengths differ.
     """
@@ -43,4 +44,30 @@ def stratified_group_split(
         assigned[name] = best
         for label, n in counts[name].items():
             missing[best][label] -= n
+    for empty in [split for split in shares if split not in assigned.values()] if len(counts) >= len(shares) else ():
+        fullest = Counter(assigned.values()).most_common(1)[0][0]
+        groups_there = [name for name, split in assigned.items() if split == fullest]
+        assigned[min(groups_there, key=lambda name: (sum(counts[name].values()), name))] = empty
     return assigned
+
+
+def joined_groups(keys: Sequence[Sequence[str]]) -> list[str]:
+    """A group per item, such that items that share any key have the same: who speaks, which content, and so on.
+
+    The name of a group is its first item's first key; an item without keys is a group of its own.
+    """
+    parent: dict[str, str] = {}
+
+    def root(key: str) -> str:
+        while parent.setdefault(key, key) != key:
+            parent[key] = parent[parent[key]]
+            key = parent[key]
+        return key
+
+    own = [[*item] or [f"item {number}"] for number, item in enumerate(keys)]
+    for item in own:
+        for key in item[1:]:
+            first, other = root(item[0]), root(key)
+            parent[other] = first
+    names: dict[str, str] = {}
+    return [names.setdefault(root(item[0]), item[0]) for item in own]

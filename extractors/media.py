@@ -452,7 +452,7 @@ def decode_audio(
         speech, native = Path(folder) / "speech.f32", Path(folder) / "native.f32"
         # ffmpeg-python builds its graph from text, and a file name need not be any: a link stands in for it.
         link = Path(folder) / ("input" + (info.path.suffix if info.path.suffix[1:].isalnum() else ""))
-        link.symlink_to(info.path)
+        link.symlink_to(info.path.absolute())
         source = ffmpeg.input("file:" + str(link), **_input_options())
         # Gaps become silence, and a late start is padded: sample 0 is the file's 0 s. ffmpeg's own downmix is not a mean
         # (it keeps power, so a file would get louder the more channels it has); "<" scales the gains to sum to one.

@@ -122,6 +122,10 @@ class Books:
         if record["outcome"] == "failed":
             return True
         opened = self.opened(item)
+        if self.plan.product == "parts":
+            return opened is not None and all(
+                self.store.exists(self.plan.place(stage, opened[0])) for stage in self.plan.stages
+            )
         content = self.store.read(f"{features_name(item.name)}/clip.json")
         with contextlib.suppress(ValueError, KeyError, TypeError):
             return opened is not None and json.loads(content or b"")["made_from"] == self.plan.place(

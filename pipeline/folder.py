@@ -15,6 +15,7 @@ Layout of the output folder: ``labels.parquet``, ``labels.csv``, ``files.parquet
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import time
@@ -98,13 +99,23 @@ class _File:
 
 class FolderRun:
     """One run over a folder. ``start`` is what workers are told (:mod:`pipeline.worker`), ``about`` the checkpoint's part
-    of each JSON document.
+    of each JSON document. ``find`` lists the files where they are not all of the folder.
 
     Raises InputError (output_exists, output_unwritable) if the output folder is somebody else's or cannot be written.
     """
 
-    def __init__(self, options: FolderOptions, plan: Plan, start: dict[str, Any], about: dict[str, Any] | None) -> None:
+    def __init__(
+        self,
+        options: FolderOptions,
+        plan: Plan,
+        start: dict[str, Any],
+        about: dict[str, Any] | None,
+        find: Callable[[], Discovery] | None = None,
+    ) -> None:
         self.options, self.plan, self.start = options, plan, start
+        self._find = find or functools.partial(
+            find_media, options.folder, exclude=[options.output], follow_links=options.follow_links
+        )
         self.store = LocalStore(options.output)
         self.books = Books(self.store, plan, about, options.retry_failed)
         self.found = Discovery((), 0, 0)
@@ -126,8 +137,7 @@ class FolderRun:
 
         Raises InputError (not_found, not_a_folder).
         """
-        options = self.options
-        self.found = find_media(options.folder, exclude=[options.output], follow_links=options.follow_links)
+        self.found = self._find()
         self.todo.clear()
         done = []
         for file in self.found.files:

@@ -38,10 +38,11 @@ if TYPE_CHECKING:
     from pipeline.settings import PipelineSettings
 
 T = TypeVar("T")
+Product = Literal["labels", "features", "parts"]
 Work = Literal["open", "speech", "acoustic", "facial", "finish"]
 PARTS: tuple[Work, ...] = ("speech", "acoustic", "facial")
 OF_STAGE: dict[Stage, Work] = {"text": "speech", "acoustic": "acoustic", "facial": "facial"}
-VERSIONS: dict[str, int] = {"speech": 1, "acoustic": 1, "facial": 1, "labels": 1}
+VERSIONS: dict[str, int] = {"speech": 2, "acoustic": 2, "facial": 1, "labels": 1}
 """Raise one when what a stage returns changes for a reason that no setting, spec or digest shows."""
 
 # What cannot be otherwise for the same bytes: such a failure is an outcome and is not tried again.
@@ -112,20 +113,22 @@ class Job:
 class Plan:
     """Which stages a product needs and where their results are kept.
 
-    ``product`` is "labels" (needs the fingerprint of a checkpoint) or "features"; ``only`` is one stage of features alone.
+    ``product`` is "labels" (needs the fingerprint of a checkpoint), "features", or "parts": what the stages give and no more,
+    for who puts it together himself; ``stages`` says which. ``only`` is one stage of features alone.
     """
 
     def __init__(
         self,
         extractors: Extractors,
-        product: Literal["labels", "features"],
+        product: Product,
         checkpoint: str = "",
         only: Stage | None = None,
         tables: bool = False,
+        stages: Sequence[Work] = PARTS,
     ) -> None:
         self.product, self.checkpoint, self.only, self.tables = product, checkpoint, only, tables
         self.settings: PipelineSettings = extractors.settings
-        self.stages: tuple[Work, ...] = (OF_STAGE[only],) if only else PARTS
+        self.stages: tuple[Work, ...] = (OF_STAGE[only],) if only else tuple(name for name in PARTS if name in stages)
         self._depends = {name: _depends_on(extractors, name) for name in self.stages}
         self._text = extractors.specs["text"].fingerprint() if "speech" in self.stages else ""
 
@@ -144,8 +147,10 @@ class Plan:
 
     def _key(self, stage: Work, content: str) -> str:
         upstream = {name: self._key(name, content) for name in self.waits_for(stage)}
-        if stage == "finish":
-            depends: dict[str, Any] = {"product": self.product, "text": self._text}
+        if stage == "finish" and self.product == "parts":
+            depends: dict[str, Any] = {"product": self.product}
+        elif stage == "finish":
+            depends = {"product": self.product, "text": self._text}
             if not self.only:
                 depends |= {name: getattr(self.settings, name) for name in CUTTING}
             if self.product == "labels":
@@ -273,6 +278,8 @@ class StageRunner:
 
     def finish_many(self, jobs: Sequence[Job], notify: Notify = ignore) -> list[dict[str, Any] | Exception]:
         """:meth:`finish` of several files, whose utterances go through the model together; errors in their places."""
+        if self.plan.product == "parts":
+            return [_caught(lambda job=job: self._finish_parts(job)) for job in jobs]
         started = time.monotonic()
         analysed = [_caught(lambda job=job: self._analysis(job)) for job in jobs]
         good = [
@@ -306,6 +313,24 @@ class StageRunner:
         return [
             _caught(lambda job=job, found=found: keep(job, found)) for job, found in zip(jobs, analysed, strict=True)
         ]
+
+    def _finish_parts(self, job: Job) -> dict[str, Any]:
+        """The record of a file whose parts are all there."""
+        started = time.monotonic()
+        kept = {stage: self.part(stage, job.opened) for stage in self.plan.stages}
+        reasons = list(dict.fromkeys(reason for part, _ in kept.values() for reason in part.reasons))
+        info = job.opened.info
+        record = {
+            "sha256": job.opened.sha256,
+            "duration_s": round(info.duration_s, 3),
+            "outcome": "partial" if reasons else "ok",
+            "reasons": reasons,
+            "error": None,
+            "seconds": {"open": job.open_s, **{stage: made_s for stage, (_, made_s) in kept.items()}},
+        }
+        record["seconds"]["finish"] = time.monotonic() - started
+        self.store.write(self.plan.place("finish", job.opened), _json(record))
+        return record
 
     def _analysis(self, job: Job) -> tuple[Analysis, dict[str, float]]:
         """A file's parts put together, and the seconds of each stage."""

@@ -264,24 +264,8 @@ class Extractors:
         self, path: Path, info: MediaInfo, digest: str, speech: SpeechPart, acoustic: AcousticPart, facial: FacialPart
     ) -> Analysis:
         """Tracks, utterances and clips of one file from its three parts. Raises InputError (no_content)."""
-        from extractors.embedding import embed
-
-        reasons = [*speech.reasons]
-        if speech.heard:
-            text, audio = embed(speech.words, self.vectors), acoustic.track
-            if audio.reason:
-                reasons.append(audio.reason)
-            elif not speech.segments:
-                reasons.append("no_speech")
-            elif not speech.words:
-                reasons.append("no_words")
-            blocks = speech_blocks(speech.segments, speech.words, self.settings.merge_gap_s)
-            audio = mask_outside(audio, blocks, self.settings.speech_margin_s)
-        else:
-            text, audio = (FeatureTrack.empty(self.specs[name], reasons[-1]) for name in ("text", "audio"))
-        reasons += facial.reasons
-
-        tracks: dict[Modality, FeatureTrack] = {"text": text, "audio": audio, "visual": facial.track}
+        tracks, why = self.tracks_of(speech, acoustic, facial)
+        reasons, audio = [*why], tracks["audio"]
         seen_s = max((float(t.end_s[-1]) for t in (audio, facial.track) if len(t)), default=0.0)
         if seen_s == 0.0:
             raise InputError(
@@ -312,6 +296,27 @@ class Extractors:
             clips=tuple(clip for clip in clips if any(t.observed for t in clip.tracks.values())),
             reasons=tuple(reasons),
         )
+
+    def tracks_of(
+        self, speech: SpeechPart, acoustic: AcousticPart, facial: FacialPart
+    ) -> tuple[dict[Modality, FeatureTrack], tuple[str, ...]]:
+        """Tracks of a whole file from its three parts, the voice only where somebody speaks; and why something is missing."""
+        from extractors.embedding import embed
+
+        reasons = [*speech.reasons]
+        if speech.heard:
+            text, audio = embed(speech.words, self.vectors), acoustic.track
+            if audio.reason:
+                reasons.append(audio.reason)
+            elif not speech.segments:
+                reasons.append("no_speech")
+            elif not speech.words:
+                reasons.append("no_words")
+            blocks = speech_blocks(speech.segments, speech.words, self.settings.merge_gap_s)
+            audio = mask_outside(audio, blocks, self.settings.speech_margin_s)
+        else:
+            text, audio = (FeatureTrack.empty(self.specs[name], reasons[-1]) for name in ("text", "audio"))
+        return {"text": text, "audio": audio, "visual": facial.track}, (*reasons, *facial.reasons)
 
     def assemble_one(self, info: MediaInfo, digest: str, part: SpeechPart | AcousticPart | FacialPart) -> Analysis:
         """One part alone as an Analysis without utterances."""

@@ -29,7 +29,7 @@ from typing import Any, BinaryIO, NoReturn
 from data.errors import LambError
 from pipeline.events import Event
 from pipeline.settings import PipelineSettings
-from pipeline.stages import Item, Job, Opened, Plan, StageRunner, failure
+from pipeline.stages import PARTS, Item, Job, Opened, Plan, StageRunner, failure
 from pipeline.store import LocalStore
 from pipeline.video import Extractors
 
@@ -46,7 +46,9 @@ def make_runner(start: dict[str, Any]) -> StageRunner:
     def load() -> Predictor:
         return Predictor(load_checkpoint(path, extractors.settings.compute_device), extractors)
 
-    plan = Plan(extractors, start["product"], start["fingerprint"], start["only"], start["tables"])
+    plan = Plan(
+        extractors, start["product"], start["fingerprint"], start["only"], start["tables"], start.get("stages", PARTS)
+    )
     return StageRunner(plan, extractors, LocalStore(Path(start["output"])), load)
 
 
