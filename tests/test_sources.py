@@ -128,7 +128,8 @@ def write_meld(folder: Path, videos: bool = True, rows: int = 60) -> Path:
 def test_meld_videos_keep_their_splits(tmp_path: Path) -> None:
     items = SOURCES.get("meld")(write_meld(tmp_path))
     assert Counter(item.split for item in items) == {"train": 60, "valid": 60, "test": 60}
-    assert all(item.path and item.path.is_file() and item.text is None for item in items)
+    assert all(item.path and item.path.is_file() for item in items)
+    assert [item.text for item in items[:2]] == ['Oh, "you" did?', "I’m fine…"]
     by_id = {item.id: item for item in items}
     assert len(by_id) == 180
     assert by_id["meld/train/dia0_utt0"].labels == ()

@@ -1,12 +1,13 @@
 """MELD (Poria et al. 2019): utterances of the series "Friends", seven emotions, one per utterance.
 
 Layout: ``train_sent_emo.csv``, ``dev_sent_emo.csv``, ``test_sent_emo.csv`` and, at any depth, the folders ``train_splits``,
-``dev_splits_complete``, ``output_repeated_splits_test`` with ``dia<N>_utt<M>.mp4``. With video folders the items are videos;
-without any, they are the written utterances. The published splits are kept, so the six main characters are in all three.
+``dev_splits_complete``, ``output_repeated_splits_test`` with ``dia<N>_utt<M>.mp4``. With video folders the items are videos
+with what is said in them; without any, the written utterances. The published splits are kept, so the six main characters
+are in all three.
 
 An utterance whose video is not there or is empty is left out, as the release lacks one itself (dev, dialogue 110, utterance
-7); more than 2 % missing from a split means an incomplete unpacking and is an error. One video of the release (train, dialogue
-125, utterance 3) is known to be broken: that shows only when it is opened.
+7); more than 2 % missing from a split means an incomplete unpacking and is an error. One video of the release (train,
+dialogue 125, utterance 3) is known to be broken: that shows only when it is opened.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ def read(folder: Path) -> list[LabelledItem]:
             ]
             continue
         place = videos[split] or folder / name
-        found = [(id_, labels, speaker, place / f"{id_}.mp4") for id_, labels, speaker, _ in rows]
-        found = [row for row in found if row[3].is_file() and row[3].stat().st_size]
+        found = [(*row, place / f"{row[0]}.mp4") for row in rows]
+        found = [row for row in found if row[4].is_file() and row[4].stat().st_size]
         if len(rows) - len(found) > max(1, MOST_MISSING * len(rows)):
             raise InputError(
                 f"Expected the {len(rows)} videos of {table} in {str(place)!r} but {len(rows) - len(found)} are missing.",
@@ -55,8 +56,8 @@ def read(folder: Path) -> list[LabelledItem]:
                 code="no_dataset",
             )
         items += [
-            LabelledItem(f"meld/{split}/{id_}", split, labels, speaker, path=path)
-            for id_, labels, speaker, path in found
+            LabelledItem(f"meld/{split}/{id_}", split, labels, speaker, text, path)
+            for id_, labels, speaker, text, path in found
         ]
     return items
 
