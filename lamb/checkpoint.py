@@ -46,6 +46,8 @@ class Checkpoint:
     ----------
     thresholds : float32 [shape=(c,)], probability from which a label holds; default 0.5 each.
     temperature : logits are divided by it before the sigmoid; > 0.
+    offsets : float32 [shape=(c,)], taken from the model's logits before the temperature; default 0 each. They undo what
+        weights on rare labels did to the odds (see :mod:`pipeline.balance`).
     max_steps, truncation : see :func:`data.batches.collate`.
     spread_steps : of text, audio, visual; the model reads the specs' columns and those :mod:`lamb.derived` makes of them.
     metrics, provenance : plain JSON values: what was measured, and from which data, code and seed it came.
@@ -67,12 +69,16 @@ class Checkpoint:
     provenance: dict[str, Any] = field(default_factory=dict)
     licence: str = ""
     spread_steps: tuple[int, int, int] = NO_SPREAD
+    offsets: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
 
     def __post_init__(self) -> None:
         settings = self.model.settings
         if not len(self.thresholds):
             self.thresholds = np.full(settings.n_labels, 0.5)
         self.thresholds = np.asarray(self.thresholds, dtype=np.float32)
+        self.offsets = np.asarray(self.offsets if len(self.offsets) else np.zeros(settings.n_labels), np.float32)
+        if self.offsets.shape != (settings.n_labels,) or not np.isfinite(self.offsets).all():
+            raise ValueError(f"Expected {settings.n_labels} finite offsets but got {self.offsets}")
         if len(self.label_set) != settings.n_labels or self.thresholds.shape != (settings.n_labels,):
             raise ValueError(
                 f"Expected {settings.n_labels} labels and thresholds but got {len(self.label_set)} and "
@@ -131,6 +137,10 @@ class Checkpoint:
         """Whether the clip has a valid step in any modality that this model reads; :meth:`predict` refuses others."""
         return any(clip.tracks[name].observed for name in self.settings.modalities)
 
+    def observes(self, sample: Sample) -> bool:
+        """:meth:`usable` of a sample."""
+        return any(bool(sample.valid[name].any()) for name in self.settings.modalities)
+
     def batch(self, clips: Sequence[Clip]) -> Batch:
         """Clips normalised, truncated and padded as this model expects. Raises SpecMismatch."""
         used = self.settings.modalities
@@ -185,9 +195,14 @@ class Checkpoint:
             for begin in range(0, len(order), batch_size):
                 chosen = order[begin : begin + batch_size]
                 batch = self.batch([clips[i] for i in chosen]).to(self.model.device)
-                logits = self.model(batch) / self.temperature
-                probabilities[chosen] = logits.sigmoid().cpu().numpy()
+                probabilities[chosen] = self.calibrated(self.model(batch)).sigmoid().cpu().numpy()
         return probabilities
+
+    def calibrated(self, logits: Tensor) -> Tensor:
+        """Logits (N, c) of the model with :attr:`offsets` and :attr:`temperature`: their sigmoid is the probability."""
+        if self.offsets.any():
+            logits = logits - torch.from_numpy(self.offsets).to(logits.device)
+        return logits / self.temperature
 
     def labels_of(self, probabilities: np.ndarray) -> list[list[str]]:
         """Names of the labels whose probability (N, c) reaches its threshold, per row."""
@@ -219,7 +234,9 @@ class Checkpoint:
 
     def _record(self) -> dict[str, Any]:
         # left out where there is none, so that it changes no fingerprint of checkpoints without
-        derived = {"spread_steps": list(self.spread_steps)} if any(self.spread_steps) else {}
+        derived: dict[str, Any] = {"spread_steps": list(self.spread_steps)} if any(self.spread_steps) else {}
+        if self.offsets.any():
+            derived["offsets"] = [float(value) for value in self.offsets]
         return derived | {
             "kind": KIND,
             "schema": SCHEMA,
@@ -273,6 +290,7 @@ class Checkpoint:
                 provenance=record["provenance"],
                 licence=record["licence"],
                 spread_steps=tuple(record.get("spread_steps", NO_SPREAD)),
+                offsets=np.array(record.get("offsets", []), dtype=np.float32),
             )
         except KeyError as error:
             raise _unreadable(json_path, f"{error} is missing") from error

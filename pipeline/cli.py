@@ -19,6 +19,7 @@ import typer
 from data.errors import InputError, LambError
 from pipeline.cli_dataset import dataset_app
 from pipeline.cli_folder import Workers, add_folder_commands, run_folder
+from pipeline.cli_hub import add_hub_commands
 from pipeline.cli_options import (
     OK,
     SOME_FAILED,
@@ -50,6 +51,7 @@ weights_app = typer.Typer(
 app.add_typer(weights_app, name="weights")
 add_folder_commands(app)
 add_commands(app)
+add_hub_commands(app)
 app.add_typer(dataset_app, name="dataset")
 
 

@@ -5,6 +5,7 @@ lamb train --dataset comments --output runs/one
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,12 +47,17 @@ def train(
     output: NewFolder,
     settings: SettingsFile = None,
     dataset: DatasetFolder = None,
+    start: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="CHECKPOINT", help="Begin with these weights; `starter`: those that ship."),
+    ] = None,
     change: Changes = None,
     quiet: Quiet = False,
 ) -> None:
     """Train LAMB on a dataset; a run that was stopped goes on where it was.
 
-    Under torchrun, on several processes: torchrun --nproc-per-node 4 -m pipeline.cli train ...
+    With --from, labels of the same name keep what the checkpoint knows of them. Under torchrun, on several processes:
+    torchrun --nproc-per-node 4 -m pipeline.cli train ...
 
     Example: lamb train --dataset comments --output runs/one --set training.epochs=9
     """
@@ -62,7 +68,7 @@ def train(
     from pipeline.run_settings import read_settings
     from pipeline.train import train_run
 
-    chosen = read_settings(settings, change or (), dataset)
+    chosen = read_settings(settings, change or (), dataset, start)
     device = chosen.training.resolved().device
     if device == "cpu":
         torch.set_num_threads(1)  # two are slower on tensors this small
@@ -72,7 +78,9 @@ def train(
             for split in ("valid", "test"):
                 if split in metrics:
                     print("\n".join(result_lines(metrics[split])))
-            print(f"checkpoint: {output} (lamb predict --checkpoint {output}, lamb evaluate {output} --dataset …)")
+            shown = shlex.quote(str(output))
+            print(f"checkpoint and card: {output}")
+            print(f"use it: lamb predict --checkpoint {shown} clip.mp4")
 
 
 def evaluate(
@@ -119,6 +127,10 @@ def compare(
     if table1 == table2:
         raise InputError("Expected one of --table1 and --table2.", code="bad_option")
     chosen = read_settings(settings, change or (), dataset[0])
+    if chosen.start is not None:
+        raise InputError(
+            "Expected no checkpoint to start from: the tables are of runs from scratch.", code="bad_option"
+        )
     if chosen.training.resolved().device == "cpu":
         torch.set_num_threads(1)
     with _report(quiet) as report:

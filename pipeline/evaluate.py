@@ -5,12 +5,14 @@ In: a checkpoint, a dataset folder. Out: plain JSON values, and a table for peop
     results = evaluate_checkpoint(Path("runs/one"), Path("mosei"), "test", "cpu")
     results["at_half"]["micro_f1"], results["at_thresholds"]["macro_f1"], results["calibration"]["ece"]
 
-A sample in which nothing was observed is scored 0 for every label (nothing is claimed) and counted in ``unobserved``.
+A sample in which nothing that the model reads was observed is scored 0 for every label (nothing is claimed) and counted in
+``unobserved``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,12 @@ from data.batches import Sample
 from data.dataset import Dataset, load_dataset
 from data.errors import InputError
 from data.sources import Split
+from data.spec import Modality
 from lamb.calibration import reliability
 from lamb.checkpoint import Checkpoint
 from lamb.metrics import cooccurrence_confusion, evaluate, expected_calibration_error
 from lamb.training import TrainSettings, predict_logits
+from pipeline.mismatch import check_dataset
 
 SHOWN = {
     "accuracy": "Acc",
@@ -49,7 +53,7 @@ def evaluate_checkpoint(checkpoint: Path, dataset: Path, split: Split, device: s
 
 def evaluate_samples(checkpoint: Checkpoint, dataset: Dataset, split: Split, device: str) -> dict[str, Any]:
     """:func:`evaluate_checkpoint` of what is loaded already."""
-    check_specs(checkpoint, dataset)
+    check_dataset(checkpoint, dataset.header)
     samples, truth = dataset.splits[split], labels_for(checkpoint, dataset, split)
     if not samples:
         raise InputError(f"Expected {split} samples in {dataset.header.name} but it has none.", code="no_samples")
@@ -61,11 +65,12 @@ def evaluate_samples(checkpoint: Checkpoint, dataset: Dataset, split: Split, dev
         "dataset": dataset.header.name,
         "split": split,
         "samples": len(samples),
-        "unobserved": sum(not any(sample.presence) for sample in samples),
+        "unobserved": sum(not checkpoint.observes(sample) for sample in samples),
         "positives": dict(zip(names, truth.sum(axis=0).astype(int).tolist(), strict=True)),
         "at_half": evaluate(probabilities, truth, names, 0.5),
         "at_thresholds": evaluate(probabilities, truth, names, checkpoint.thresholds),
         "thresholds": dict(zip(names, map(float, checkpoint.thresholds), strict=True)),
+        "per_label": _per_label(truth, predicted, names),
         "calibration": {
             "temperature": checkpoint.temperature,
             "ece": expected_calibration_error(truth, probabilities),
@@ -78,6 +83,47 @@ def evaluate_samples(checkpoint: Checkpoint, dataset: Dataset, split: Split, dev
             "counts": cooccurrence_confusion(truth, predicted).tolist(),
         },
     }
+
+
+def _per_label(truth: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Precision and recall of each label at its threshold; 0 where there is no denominator."""
+    hits = (truth * predicted).sum(axis=0)
+    said, held = np.maximum(predicted.sum(axis=0), 1), np.maximum(truth.sum(axis=0), 1)
+    return {
+        name: {"precision": float(hits[k] / said[k]), "recall": float(hits[k] / held[k])}
+        for k, name in enumerate(names)
+    }
+
+
+HIDDEN_METRICS = ("accuracy", "micro_f1", "macro_f1", "mean_average_precision")
+FEWEST_HIDDEN = 20  # samples: with fewer the rows below say nothing
+
+
+def hidden_results(checkpoint: Checkpoint, dataset: Dataset, split: Split, device: str) -> dict[str, Any] | None:
+    """What each modality is worth: results at the tuned thresholds with all that the model reads, and without each of them.
+
+    Only samples that have all of it count. None where the model reads one modality, or fewer than twenty samples have all.
+    """
+    read = checkpoint.settings.modalities
+    whole = [i for i, sample in enumerate(dataset.splits[split]) if all(sample.valid[name].any() for name in read)]
+    if len(read) < 2 or len(whole) < FEWEST_HIDDEN:
+        return None
+    names, truth = checkpoint.label_set.names, labels_for(checkpoint, dataset, split)[whole]
+
+    def scores(absent: Modality | None) -> dict[str, float]:
+        samples = [_without(dataset.splits[split][i], absent) for i in whole]
+        probabilities = _sigmoid(logits_of(checkpoint, samples, device) / checkpoint.temperature)
+        found = evaluate(probabilities, truth, names, checkpoint.thresholds)
+        return {metric: found[metric] for metric in HIDDEN_METRICS}
+
+    rows = {"all": scores(None)} | {f"without {name}": scores(name) for name in read}
+    return {"split": split, "samples": len(whole), "rows": rows}
+
+
+def _without(sample: Sample, absent: Modality | None) -> Sample:
+    if absent is None:
+        return sample
+    return replace(sample, valid={**sample.valid, absent: np.zeros_like(sample.valid[absent])})
 
 
 def _reliability(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, list[float | None]]:
@@ -103,20 +149,20 @@ def labels_for(checkpoint: Checkpoint, dataset: Dataset, split: Split) -> np.nda
 
 
 def logits_of(checkpoint: Checkpoint, samples: Sequence[Sample], device: str) -> np.ndarray:
-    """Logits float32 [shape=(N, c)] of samples as the dataset holds them (not normalised), before the temperature."""
-    seen = [i for i, sample in enumerate(samples) if any(sample.presence)]
+    """Logits float32 [shape=(N, c)] of samples as the dataset holds them (not normalised), the checkpoint's offsets taken off,
+    before the temperature."""
+    seen = [i for i, sample in enumerate(samples) if checkpoint.observes(sample)]
     logits = np.full((len(samples), len(checkpoint.label_set)), NOTHING_LOGIT, dtype=np.float32)
     if seen:
         settings = TrainSettings(device=device, max_steps=checkpoint.max_steps, truncation=checkpoint.truncation)
         ready = [checkpoint.ready(samples[i]) for i in seen]
-        logits[seen] = predict_logits(checkpoint.model, ready, settings)
+        logits[seen] = predict_logits(checkpoint.model, ready, settings) - checkpoint.offsets
     return logits
 
 
 def check_specs(checkpoint: Checkpoint, dataset: Dataset) -> None:
     """Raise SpecMismatch unless the dataset's features are those the checkpoint reads."""
-    for name in checkpoint.settings.modalities:
-        checkpoint.check_spec(dataset.header.specs[name])
+    check_dataset(checkpoint, dataset.header)
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:

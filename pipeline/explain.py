@@ -104,7 +104,7 @@ def explain_file(
             f"{start_s:g}..{end_s:g} s.",
             code="bad_option",
         )
-    clips = [clip for clip in analysis.clips if predictor.checkpoint.usable(clip)]
+    clips = [ready for _, ready in predictor.readable(analysis.clips)]
     if not clips:
         reasons = f" ({', '.join(analysis.reasons)})" if analysis.reasons else ""
         raise InputError(

@@ -13,15 +13,18 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data.alignment import align_to_words
 from data.clip import Clip
 from data.errors import InputError, LambError
 from data.files import write_whole
 from pipeline.events import Event, Notify, ignore
+from pipeline.mismatch import check_extractors
 from pipeline.video import Analysis, Extractors
 
 SCHEMA = 1
@@ -46,14 +49,29 @@ def load_checkpoint(path: Path | None, device: str) -> Any:
 class Predictor:
     """A checkpoint and the extractors it was trained on, ready for any number of files.
 
-    Raises SpecMismatch on construction if the extractors' features are not the checkpoint's.
+    Where it was trained on means over words, the extractors' tracks are averaged so, clip by clip. Raises SpecMismatch on
+    construction if the extractors' features are not the checkpoint's.
     """
 
     def __init__(self, checkpoint: Any, extractors: Extractors) -> None:
         self.checkpoint = checkpoint
         self.extractors = extractors
-        for spec in extractors.specs.values():
-            checkpoint.check_spec(spec)
+        self.averaged = check_extractors(checkpoint, extractors.specs)
+
+    def readable(self, clips: Sequence[Clip]) -> list[tuple[Clip, Clip]]:
+        """The clips with anything that the model reads, each as it was found and as the model reads it."""
+        read = [(clip, self._as_read(clip)) for clip in clips]
+        return [(clip, ready) for clip, ready in read if self.checkpoint.usable(ready)]
+
+    def _as_read(self, clip: Clip) -> Clip:
+        if not self.averaged:
+            return clip
+        words = clip.tracks["text"]
+        tracks = {
+            name: align_to_words(words, track) if name in self.averaged else track
+            for name, track in clip.tracks.items()
+        }
+        return replace(clip, tracks=tracks)
 
     def checkpoint_record(self) -> dict[str, Any]:
         """The document's ``checkpoint`` object."""
@@ -84,13 +102,13 @@ class Predictor:
 
     def records(self, analysed: Sequence[tuple[Path, Analysis]], notify: Notify = ignore) -> list[dict[str, Any]]:
         """The elements of several files, whose utterances go through the model together."""
-        clips = [[clip for clip in analysis.clips if self.checkpoint.usable(clip)] for _, analysis in analysed]
+        clips = [self.readable(analysis.clips) for _, analysis in analysed]
         probabilities = np.zeros((0, len(self.checkpoint.label_set)))
         if any(clips):
-            probabilities = self.checkpoint.predict([clip for found in clips for clip in found])
+            probabilities = self.checkpoint.predict([ready for found in clips for _, ready in found])
         ends = np.cumsum([len(found) for found in clips])[:-1]
         return [
-            self._record(path, analysis, found, rows, notify)
+            self._record(path, analysis, [clip for clip, _ in found], rows, notify)
             for (path, analysis), found, rows in zip(analysed, clips, np.split(probabilities, ends), strict=True)
         ]
 

@@ -40,8 +40,10 @@ class RunSettings(StrictSettings):
     model : see :class:`lamb.settings.ModelSettings`; ``dims`` and ``n_labels`` come from the dataset.
     training : see :class:`lamb.training.TrainSettings`.
     clip_std : normalised values are clipped there, in standard deviations; null: not at all.
+    start : a checkpoint whose weights training begins with, ``starter`` for the one that ships: its model settings, columns
+        of spread, truncation and statistics are taken over (``pipeline/finetune.py``). Default: from scratch.
     class_weights : "balanced" multiplies the positive part of each label's loss by negatives / positives, "sqrt" by its
-        square root, "none" (the paper) by nothing.
+        square root, "none" (the paper) by nothing; probabilities are corrected for it (``pipeline/balance.py``).
     column_dropout : share of the columns of text, audio, visual that are hidden in each training sample, against
         learning a small set by heart; see :func:`lamb.augmentation.drop_columns`.
     spread_steps : of text, audio, visual: with n > 0 the model also reads how much each column changes over ± n steps and
@@ -50,6 +52,7 @@ class RunSettings(StrictSettings):
     """
 
     dataset: Path
+    start: Path | None = None
     row: str = "full"
     model: ModelSettings = Field(default_factory=ModelSettings)
     training: TrainSettings = Field(default_factory=TrainSettings)
@@ -87,8 +90,11 @@ class RunSettings(StrictSettings):
         return yaml.safe_dump(record, sort_keys=False, allow_unicode=True)
 
 
-def read_settings(path: Path | None, changes: Sequence[str] = (), dataset: Path | None = None) -> RunSettings:
-    """Settings from a YAML file (or none) with ``a.b=value`` changes (values are YAML too) and a dataset put over them.
+def read_settings(
+    path: Path | None, changes: Sequence[str] = (), dataset: Path | None = None, start: Path | None = None
+) -> RunSettings:
+    """Settings from a YAML file (or none) with ``a.b=value`` changes (values are YAML too), a dataset and a checkpoint to
+    start from put over them.
 
     Raises InputError: unreadable, not a mapping, an unknown key (with the nearest known one), a value out of range.
     """
@@ -109,6 +115,8 @@ def read_settings(path: Path | None, changes: Sequence[str] = (), dataset: Path 
         _apply(record, change)
     if dataset is not None:
         record["dataset"] = str(dataset)
+    if start is not None:
+        record["start"] = str(start)
     if "dataset" not in record:
         raise InputError(
             "Expected a dataset but none is named.",

@@ -6,6 +6,7 @@ In: :class:`pipeline.run_settings.RunSettings`. Out: the run's folder:
     log.jsonl, tensorboard/  one event per epoch
     state.safetensors        what training goes on from; gone when the run is done
     model.safetensors, .json the checkpoint: best epoch, thresholds and temperature fitted on validation
+    README.md                its model card
     metrics.json             validation and test results; there when the run is done
 
     metrics = train_run(settings, Path("runs/one"), TrainingReport(print))
@@ -18,8 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,14 +39,30 @@ from lamb.derived import with_spread
 from lamb.distributed import place
 from lamb.model import LAMB
 from lamb.normalization import Normalization
+from lamb.settings import ENCODERS
 from lamb.training import Augment, Event, TrainSettings, fit
-from lamb.training_state import TrainState, load_state, save_state
-from pipeline.evaluate import evaluate_samples, logits_of
+from lamb.training_state import load_state, save_state
+from lamb.transfer import transfer
+from pipeline.balance import (
+    encoder_lines,
+    label_lines,
+    learnable,
+    modality_lines,
+    modality_shares,
+    offsets,
+    positive_weights,
+)
+from pipeline.evaluate import evaluate_samples, hidden_results, logits_of
+from pipeline.finetune import load_start, settled, transfer_line
+from pipeline.mismatch import check_dataset
+from pipeline.model_card import CARD_NAME, model_card, train_command
 from pipeline.predict import publish
+from pipeline.run_folder import METRICS_NAME, begin, is_done, run_log
 from pipeline.run_settings import RunSettings
 
-SETTINGS_NAME, RUN_NAME, LOG_NAME = "settings.yaml", "run.json", "log.jsonl"
-STATE_NAME, METRICS_NAME = "state.safetensors", "metrics.json"
+__all__ = ["TrainingReport", "column_dropout", "epoch_line", "positive_weights", "train_run"]
+
+STATE_NAME = "state.safetensors"
 
 
 @dataclass(frozen=True)
@@ -60,22 +76,26 @@ class TrainingReport:
 def train_run(settings: RunSettings, folder: Path, report: TrainingReport) -> dict[str, Any]:
     """Train, calibrate, evaluate; what ``metrics.json`` holds. A run that is done is only read.
 
-    Raises InputError if the folder holds another run (names the first setting that differs) or something else.
+    Raises InputError if the folder holds another run (names the first setting that differs) or something else;
+    SpecMismatch if the dataset's features are not those of the checkpoint to start from.
     """
     device = _device(settings.training.device)
     rank, world = place()
     digest = _dataset_digest(settings.dataset)
+    start = None if settings.start is None else load_start(settings.start)
+    if start is not None:
+        settings = settled(settings, start)
     record = {"kind": "lamb-run", "dataset_sha256": digest, "settings": settings.model_dump(mode="json")}
-    if _is_done(record, folder):
+    if start is not None:
+        record["start_fingerprint"] = start.fingerprint()
+    if is_done(record, folder):
         report.line(f"{folder} is done already")
         return json.loads((folder / METRICS_NAME).read_text(encoding="utf-8"))
 
     dataset = load_dataset(settings.dataset)
-    run = _prepare(settings, dataset, device)
-    if rank == 0 and not (folder / RUN_NAME).exists():  # only now: a run that cannot start leaves nothing behind
-        folder.mkdir(parents=True, exist_ok=True)
-        publish(folder / SETTINGS_NAME, settings.to_yaml().encode())
-        publish(folder / RUN_NAME, (json.dumps(record, indent=1) + "\n").encode())
+    run = _prepare(settings, dataset, device, start)
+    if rank == 0:  # only now: a run that cannot start leaves nothing behind
+        begin(record, settings.to_yaml(), folder)
     for line in run.remarks:
         report.line(line)
     report.line(
@@ -86,7 +106,7 @@ def train_run(settings: RunSettings, folder: Path, report: TrainingReport) -> di
     resume = load_state(state_path) if state_path.exists() else None
     if resume is not None:
         report.line(f"goes on after epoch {resume.epoch}")
-    with _log(folder, resume, rank) as write:
+    with run_log(folder, resume, rank) as write:
 
         def on_epoch(event: Event) -> None:
             write(event)
@@ -106,32 +126,43 @@ def train_run(settings: RunSettings, folder: Path, report: TrainingReport) -> di
             resume=resume,
         )
     run.model.load_state_dict(result.best_state)
-    checkpoint = _checkpoint(settings, dataset, run, digest, result.best_epoch)
-    observed = [any(sample.presence) for sample in dataset.splits["valid"]]
-    logits = logits_of(checkpoint, dataset.splits["valid"], device)
-    found = calibrate(logits[observed], dataset.labels("valid")[observed])
-    checkpoint.temperature, checkpoint.thresholds = found.temperature, found.thresholds
+    checkpoint = _checkpoint(settings, dataset, run, digest, result.best_epoch, start)
     metrics: dict[str, Any] = {
         "best_epoch": result.best_epoch,
         "epochs": len(result.history),
         "seconds": sum(event["seconds"] for event in result.history),
         "parameters": run.model.n_parameters(),
-        "calibration": {
-            "temperature": found.temperature,
-            "valid_ece_before": found.ece_before,
-            "valid_ece_after": found.ece_after,
-            "valid_ece_per_label": dict(zip(dataset.header.label_set.names, found.label_ece.tolist(), strict=True)),
-        },
+        "calibration": _calibrate(checkpoint, dataset, device),
     }
     for split in SPLITS[1:]:
         if dataset.splits[split]:
             metrics[split] = evaluate_samples(checkpoint, dataset, split, device)
+    hidden = hidden_results(checkpoint, dataset, "test" if dataset.splits["test"] else "valid", device)
+    if hidden is not None:
+        metrics["hidden"] = hidden
     checkpoint.metrics = metrics
     if rank == 0:
         checkpoint.save(folder / FOLDER_NAME)
+        publish(folder / CARD_NAME, model_card(checkpoint).encode())
         publish(folder / METRICS_NAME, (json.dumps(metrics, indent=1, allow_nan=False) + "\n").encode())
         state_path.unlink(missing_ok=True)
     return metrics
+
+
+def _calibrate(checkpoint: Checkpoint, dataset: Dataset, device: str) -> dict[str, Any]:
+    """Set temperature and thresholds by what the validation split shows; what was found, as plain JSON values."""
+    samples, names = dataset.splits["valid"], checkpoint.label_set.names
+    observed, truth = [checkpoint.observes(sample) for sample in samples], dataset.labels("valid")
+    found = calibrate(logits_of(checkpoint, samples, device)[observed], truth[observed])
+    checkpoint.temperature, checkpoint.thresholds = found.temperature, found.thresholds
+    held = truth[observed].sum(axis=0).tolist()
+    return {
+        "temperature": found.temperature,
+        "valid_ece_before": found.ece_before,
+        "valid_ece_after": found.ece_after,
+        "valid_ece_per_label": dict(zip(names, found.label_ece.tolist(), strict=True)),
+        "thresholds_not_fitted": [name for name, n in zip(names, held, strict=True) if not n],
+    }
 
 
 @dataclass(eq=False)
@@ -145,41 +176,60 @@ class _Run:
     remarks: list[str]
 
 
-def _prepare(settings: RunSettings, dataset: Dataset, device: str) -> _Run:
-    remarks = []
-    seen: dict[Split, list[Sample]] = {}
+def _prepare(settings: RunSettings, dataset: Dataset, device: str, start: Checkpoint | None) -> _Run:
+    header, names = dataset.header, dataset.header.label_set.names
+    if start is not None:
+        check_dataset(start, header)
     for split in SPLITS[:2]:
-        samples = dataset.splits[split]
-        if not samples:
+        if not dataset.splits[split]:
             raise InputError(
                 f"Expected {split} samples in {str(settings.dataset)!r} but it has none.",
                 remedy="Training needs the splits train and valid.",
                 code="no_samples",
             )
-        seen[split] = [with_spread(sample, settings.spread_steps) for sample in samples if any(sample.presence)]
+    remarks = [
+        *label_lines(names, dataset.labels("train"), dataset.labels("valid"), settings.class_weights),
+        *modality_lines(dataset.splits["train"]),
+    ]
+    seen: dict[Split, list[Sample]] = {}
+    for split in SPLITS[:2]:
+        samples = dataset.splits[split]
+        if start is not None:
+            ready = [start.ready(sample) for sample in samples]
+        else:
+            ready = [with_spread(sample, settings.spread_steps) for sample in samples]
+        seen[split] = [sample for sample in ready if any(sample.presence)]
         if len(seen[split]) < len(samples):
             remarks.append(f"{len(samples) - len(seen[split])} {split} samples have nothing observed and are left out")
-    normalization = Normalization.measure(seen["train"], settings.clip_std)
+        if not seen[split]:
+            raise InputError(
+                f"Expected {split} samples with something observed in {str(settings.dataset)!r} but none has.",
+                code="no_samples",
+            )
     torch.manual_seed(settings.training.seed)
-    model = LAMB(settings.model_for(dataset.header))
+    if start is not None:
+        normalization = start.normalization
+        # columns of a modality that it does not read may be others in the dataset
+        model = LAMB(settings.model_for(header).model_copy(update={"dims": start.settings.dims}))
+        remarks.append(transfer_line(transfer(start, model, names)))
+    else:
+        normalization = Normalization.measure(seen["train"], settings.clip_std)
+        seen = {split: [normalization.apply_to(sample) for sample in samples] for split, samples in seen.items()}
+        wanted = settings.model_for(header)
+        if settings.row == "full" and wanted.encoders == ENCODERS:
+            kept = learnable(ENCODERS, seen["train"])
+            remarks += encoder_lines(kept)
+            wanted = wanted.model_copy(update={"encoders": kept})
+        model = LAMB(wanted)
     return _Run(
         model,
-        [normalization.apply_to(sample) for sample in seen["train"]],
-        [normalization.apply_to(sample) for sample in seen["valid"]],
+        seen["train"],
+        seen["valid"],
         normalization,
         settings.training.model_copy(update={"device": device}),
         positive_weights(dataset.labels("train"), settings.class_weights),
         remarks,
     )
-
-
-def positive_weights(labels: np.ndarray, how: str) -> np.ndarray | None:
-    """Factors on the positive part of each label's loss [shape=(c,)]; 1 for a label without positives."""
-    if how == "none":
-        return None
-    positives = labels.sum(axis=0)
-    odds = np.where(positives > 0, (len(labels) - positives) / np.maximum(positives, 1), 1.0)
-    return odds if how == "balanced" else np.sqrt(odds)
 
 
 def column_dropout(shares: tuple[float, float, float]) -> Augment | None:
@@ -196,29 +246,56 @@ def column_dropout(shares: tuple[float, float, float]) -> Augment | None:
     return augment
 
 
-def _checkpoint(settings: RunSettings, dataset: Dataset, run: _Run, digest: str, best_epoch: int) -> Checkpoint:
+def _checkpoint(
+    settings: RunSettings, dataset: Dataset, run: _Run, digest: str, best_epoch: int, start: Checkpoint | None
+) -> Checkpoint:
     header = dataset.header
-    licence = settings.licence if settings.licence is not None else str(header.notes.get("licence", ""))
+    licence = settings.licence
+    if licence is None:
+        licence = str(header.notes.get("licence", ""))
+        if start is not None and start.licence != licence:
+            licence = "; ".join(part for part in (licence, start.licence and f"first weights: {start.licence}") if part)
     return Checkpoint(
         model=run.model,
         label_set=header.label_set,
-        specs=header.specs,
+        specs=header.specs if start is None else start.specs,
         normalization=run.normalization,
         max_steps=settings.training.max_steps,
         truncation=settings.training.truncation,
         licence=licence,
         spread_steps=settings.spread_steps,
+        offsets=offsets(run.positive_weights, len(header.label_set)),
         provenance={
             "name": f"{header.name} {settings.row} seed {settings.training.seed}",
             "dataset": header.name,
             "dataset_sha256": digest,
             "aligned": header.aligned,
+            "dataset_notes": header.notes,
+            "samples": {split: len(dataset.splits[split]) for split in SPLITS},
+            "positives": {
+                split: dict(
+                    zip(header.label_set.names, dataset.labels(split).sum(axis=0).astype(int).tolist(), strict=True)
+                )
+                for split in SPLITS
+            },
+            "modalities": modality_shares(dataset.splits["train"]),
+            **({} if start is None else {"start": _origin(start)}),
             "best_epoch": best_epoch,
-            "settings": settings.model_dump(mode="json", exclude={"dataset"}),
+            "command": train_command(settings),
+            "settings": settings.model_dump(mode="json", exclude={"dataset", "start"}),
             "torch": torch.__version__,
             "python": platform.python_version(),
         },
     )
+
+
+def _origin(start: Checkpoint) -> dict[str, Any]:
+    return {
+        "name": start.provenance.get("name", "unnamed"),
+        "fingerprint": start.fingerprint(),
+        "licence": start.licence,
+        "labels": list(start.label_set.names),
+    }
 
 
 def _device(wanted: str) -> str:
@@ -246,74 +323,6 @@ def _dataset_digest(folder: Path) -> str:
             remedy="Make one with: lamb dataset build SOURCE FOLDER --output DIR",
             code="no_dataset",
         ) from error
-
-
-def _is_done(record: dict[str, Any], folder: Path) -> bool:
-    """Whether the folder holds this run's results. Raises InputError if it holds another run, or anything else."""
-    path = folder / RUN_NAME
-    if path.exists():
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"Expected a run in {str(folder)!r} but its {RUN_NAME} cannot be read.") from error
-        differing = _first_difference(record, found)
-        if differing:
-            raise InputError(
-                f"Expected the run that {str(folder)!r} holds but {differing}.",
-                remedy="Choose another --output, or the settings.yaml of that run.",
-                code="other_run",
-            )
-        return (folder / METRICS_NAME).exists()
-    if folder.exists() and not (folder.is_dir() and _empty(folder)):
-        raise InputError(
-            f"Expected an empty or new folder but {str(folder)!r} holds other files.",
-            remedy="Choose another --output.",
-            code="output_exists",
-        )
-    return False
-
-
-def _empty(folder: Path) -> bool:
-    """But for settings of a run that was killed before its first line."""
-    return all(path.name == SETTINGS_NAME or path.name.startswith(".partial-") for path in folder.iterdir())
-
-
-def _first_difference(mine: Any, found: Any, name: str = "") -> str:
-    if isinstance(mine, dict) and isinstance(found, dict):
-        for key in sorted(mine.keys() | found.keys()):
-            differing = _first_difference(mine.get(key), found.get(key), f"{name}.{key}".removeprefix(".settings."))
-            if differing:
-                return differing
-        return ""
-    return "" if mine == found else f"{name.removeprefix('.')} is {str(mine)[:80]}, not {str(found)[:80]}"
-
-
-@contextmanager
-def _log(folder: Path, resume: TrainState | None, rank: int) -> Iterator[Callable[[Event], None]]:
-    """A function that logs an epoch to JSONL and TensorBoard; what a killed run logged beyond its state is dropped."""
-    if rank:
-        yield lambda event: None
-        return
-    from torch.utils.tensorboard.writer import SummaryWriter
-
-    history: Sequence[Event] = resume.history if resume is not None else ()
-    text = "".join(json.dumps(event) + "\n" for event in history)
-    publish(folder / LOG_NAME, text.encode())
-    board = SummaryWriter(str(folder / "tensorboard"), purge_step=len(history) + 1)
-    with (folder / LOG_NAME).open("a", encoding="utf-8") as log:
-
-        def write(event: Event) -> None:
-            log.write(json.dumps(event) + "\n")
-            log.flush()
-            for name, value in event.items():
-                if isinstance(value, float):
-                    board.add_scalar(name, value, event["epoch"])
-            board.flush()
-
-        try:
-            yield write
-        finally:
-            board.close()
 
 
 def epoch_line(event: Event, training: TrainSettings) -> str:

@@ -63,6 +63,7 @@ def test_a_run_leaves_its_checkpoint_settings_log_and_results(run: tuple[Path, s
         "metrics.json",
         "model.json",
         "model.safetensors",
+        "README.md",
     }
     events = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert [event["epoch"] for event in events] == [1, 2, 3, 4, 5, 6]
