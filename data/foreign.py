@@ -9,7 +9,7 @@ and numpy arrays.
 A pickle is a program: it names functions and calls them. The reader here gives it substitutes only: containers, and its
 own builders for numpy's dtype, array and scalar, which check sizes. Not even numpy's own are handed out: a forged dtype can
 make ``ndarray.__setstate__`` take bytes for addresses. Every other name is an error, and none of them is called.
-This is the only place in the project where the pickle module is used.
+This is the only place in the project where a pickle is read; ``data/exports/mmsa_pkl.py`` writes one.
 """
 
 from __future__ import annotations

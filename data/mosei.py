@@ -186,6 +186,30 @@ class CsdFile:
     def __exit__(self, *exception: object) -> None:
         self._file.close()
 
+    def metadata(self) -> dict[str, Any]:
+        """The sequence's description; the SDK keeps every value as JSON. What is no JSON stays text."""
+        group = self._data.parent.get("metadata")
+        found: dict[str, Any] = {}
+        for name in group or ():
+            try:
+                value = group[name][0]
+                text = value.decode() if isinstance(value, bytes) else str(value)
+                found[name] = json.loads(text)
+            except ValueError:
+                found[name] = text
+            except (TypeError, OSError, IndexError, AttributeError):
+                continue
+        return found
+
+    def array(self, key: str, name: str) -> np.ndarray | None:
+        """Another array of a key beside features and intervals, or None."""
+        found = self._data[key].get(name)
+        return None if found is None else np.asarray(found[()])
+
+    def attributes(self, key: str) -> dict[str, Any]:
+        """Attributes of a key's group."""
+        return dict(self._data[key].attrs)
+
     def rows(self, key: str) -> tuple[np.ndarray, np.ndarray]:
         """Features (T, d) and intervals float64 (T, 2) of a key."""
         try:

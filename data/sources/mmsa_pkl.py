@@ -3,7 +3,8 @@
 Layout: a pickle of {"train" | "valid" | "test": {"id" ("video$_$clip"), "text" (N, 50, 768) by BERT or (N, 50, 300),
 "text_bert" (N, 3, 50): tokens, mask, types, "audio" (N, L, 74), "vision" (N, L, 35), "regression_labels" (N,), …}}.
 Sentiment only: the emotions come from the rating table beside the file. Clip numbers are not the SDK's; a video's clips are
-matched to its rated segments by order in time, and the sentiments must agree.
+matched to its rated segments by order in time, and the sentiments must agree. What ``lamb dataset export mmsa-pkl`` wrote
+has its own labels and masks (``data/exports/mmsa_pkl.py``) and needs no table.
 
     reading = FEATURE_SOURCES.get("mmsa-pkl")(Path("unaligned_50.pkl"))
 
@@ -12,6 +13,7 @@ The whole file is in memory while it is read. Nothing in it is run (``data/forei
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data.errors import InputError
+from data.exports import check_asked, header_from
+from data.exports.mmsa_pkl import FILES as EXPORTED
+from data.exports.mmsa_pkl import KEYS
 from data.foreign import load_pickle
 from data.mosei import (
     LABEL_SET,
@@ -43,7 +48,6 @@ if TYPE_CHECKING:
     from data.dataset import Reading
 
 FILES = {False: "unaligned_50.pkl", True: "aligned_50.pkl"}
-KEYS: dict[Modality, str] = {"text": "text", "audio": "audio", "visual": "vision"}
 SEPARATOR = "$_$"
 BERT_DIM = 768
 UNMATCHED = "no certain match in the rating table"
@@ -64,8 +68,10 @@ def read(path: Path, aligned: bool = False, emotions: Path | None = None) -> Rea
     """
     from data.dataset import DatasetHeader, Reading
 
-    path = path / FILES[aligned] if path.is_dir() else path
+    path = _file(path, aligned) if path.is_dir() else path
     content = load_pickle(path)
+    if isinstance(content, dict) and "lamb" in content:
+        return _exported(content, path, aligned)
     try:
         steps = {name: np.shape(content["train"][key])[1] for name, key in KEYS.items()}
         text_dim = np.shape(content["train"]["text"])[2]
@@ -105,6 +111,52 @@ def read(path: Path, aligned: bool = False, emotions: Path | None = None) -> Rea
                     values, valid = _rows(content[split], i, aligned)
                     labels = label_vector(segment.ratings)
                     yield split, Sample(values, valid, labels, id=f"cmu-mosei/{clip[0]}$_${clip[1]}", group=clip[0])
+
+    return Reading(header, samples())
+
+
+def _file(folder: Path, aligned: bool) -> Path:
+    names = FILES[aligned], EXPORTED[aligned], EXPORTED[not aligned]  # an export says itself what it is
+    return next((folder / name for name in names if (folder / name).is_file()), folder / names[0])
+
+
+def _exported(content: dict[str, Any], path: Path, aligned: bool) -> Reading:
+    """A dataset that was exported to this layout."""
+    from data.batches import Sample
+    from data.dataset import Reading
+
+    try:
+        record = json.loads(content["lamb"])
+    except (TypeError, ValueError) as error:
+        raise InputError(f"Expected JSON at 'lamb' in {path.name} but got {error}.", code="bad_dataset") from error
+    header = header_from(record, path.name)
+    check_asked(header, aligned, path.name)
+
+    def sample(part: dict[str, Any], i: int) -> Sample:
+        values: dict[Modality, np.ndarray] = {}
+        valid: dict[Modality, np.ndarray] = {}
+        defined: dict[Modality, np.ndarray] = {}
+        for name, key in KEYS.items():
+            n = int(part[f"{key}_steps"][i])
+            values[name] = np.array(part[key][i][:n], np.float32)
+            valid[name] = np.array(part[f"{key}_valid"][i][:n], bool)
+            if part.get(f"{key}_has_defined", {i: False})[i]:
+                defined[name] = np.array(part[f"{key}_defined"][i][:n], bool)
+        labels = np.array(part["regression_labels"][i], np.float32)
+        return Sample(
+            values, valid, labels, float(part["weight"][i]), str(part["id"][i]), defined, str(part["group"][i])
+        )
+
+    def samples() -> Iterator[tuple[Split, Sample]]:
+        try:
+            for split in SPLITS:
+                for i in range(len(content[split]["id"])):
+                    yield split, sample(content[split], i)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise InputError(
+                f"Expected an exported dataset in {path.name} but got {type(error).__name__}: {error}.",
+                code="bad_dataset",
+            ) from error
 
     return Reading(header, samples())
 

@@ -84,8 +84,8 @@ def read(path: Path, aligned: bool = False, complete: bool = True) -> Reading:
     def samples() -> Iterator[tuple[Split, Sample]]:
         dropped.clear()
         with ExitStack() as stack:
-            sequences: dict[Modality, _Sequence] = {
-                name: _Sequence(stack.enter_context(CsdFile(file)), specs[name]) for name, file in files.items()
+            sequences: dict[Modality, Sequence] = {
+                name: Sequence(stack.enter_context(CsdFile(file)), specs[name]) for name, file in files.items()
             }
             for video, segments in table.videos.items():
                 if video not in folds:
@@ -105,7 +105,7 @@ def read(path: Path, aligned: bool = False, complete: bool = True) -> Reading:
     return Reading(header, samples())
 
 
-class _Sequence:
+class Sequence:
     """One csd file as tracks."""
 
     def __init__(self, file: CsdFile, spec: FeatureSpec) -> None:
