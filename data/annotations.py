@@ -98,19 +98,22 @@ def elan_file(record: dict[str, Any], labels: Iterable[str], media: str | None =
     kind = "video/mp4" if PurePath(name).suffix.lower() in VIDEO_SUFFIXES else "audio/x-wav"
     SubElement(header, "MEDIA_DESCRIPTOR", MEDIA_URL=address, MIME_TYPE=kind, RELATIVE_MEDIA_URL=address)
     tiers = _tiers(record, labels, listed, PurePath(name).stem)
-    times_ms = sorted({time_ms for rows in tiers.values() for row in rows for time_ms in row[:2]})
-    slots = {time_ms: f"ts{i}" for i, time_ms in enumerate(times_ms, 1)}
+    # Two slots for each annotation: ELAN moves all annotations that share one.
+    ends = [(time_ms, i) for i, row in enumerate(row for rows in tiers.values() for row in rows) for time_ms in row[:2]]
+    slots: dict[int, list[str]] = {}
     order = SubElement(root, "TIME_ORDER")
-    for time_ms, slot in slots.items():
-        SubElement(order, "TIME_SLOT", TIME_SLOT_ID=slot, TIME_VALUE=str(time_ms))
+    for number, (time_ms, i) in enumerate(sorted(ends), 1):
+        slots.setdefault(i, []).append(f"ts{number}")
+        SubElement(order, "TIME_SLOT", TIME_SLOT_ID=f"ts{number}", TIME_VALUE=str(time_ms))
     count = 0
     for (tier, participant), rows in tiers.items():
         holder = SubElement(root, "TIER", LINGUISTIC_TYPE_REF=UTTERANCE, TIER_ID=_xml(tier))
         if participant:
             holder.set("PARTICIPANT", _xml(participant))
-        for start_ms, end_ms, value in rows:
+        for _, _, value in rows:
+            first, last = slots[count]
             count += 1
-            times = {"ANNOTATION_ID": f"a{count}", "TIME_SLOT_REF1": slots[start_ms], "TIME_SLOT_REF2": slots[end_ms]}
+            times = {"ANNOTATION_ID": f"a{count}", "TIME_SLOT_REF1": first, "TIME_SLOT_REF2": last}
             one = SubElement(SubElement(holder, "ANNOTATION"), "ALIGNABLE_ANNOTATION", times)
             SubElement(one, "ANNOTATION_VALUE").text = _xml(value)
     SubElement(root, "LINGUISTIC_TYPE", GRAPHIC_REFERENCES="false", LINGUISTIC_TYPE_ID=UTTERANCE, TIME_ALIGNABLE="true")

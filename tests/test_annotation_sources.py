@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -83,7 +84,6 @@ def test_elan_list_tiers_words_and_speakers(tmp_path: Path) -> None:
         (0.0, 2.0, {"anger", "sadness"}, "Ann", "go away"),
         (0.0, 2.0, {"joy"}, "Bob", None),
         (4.0, 5.0, set(), "Ann", None),
-        (6.0, 7.0, set(), "Ann", "hm"),  # written down, without a label
     ]
     assert said(SOURCES.get("elan")(path)) == expected
     text = path.read_text().replace(
@@ -91,6 +91,33 @@ def test_elan_list_tiers_words_and_speakers(tmp_path: Path) -> None:
     )
     path.write_text(text)
     assert said(SOURCES.get("elan")(path)) == [(a + 0.5, b + 0.5, *rest) for a, b, *rest in expected]
+
+
+def test_elan_words_that_no_label_touches(tmp_path: Path) -> None:
+    """With a tier per label nothing holds there; with lists, which can say neutral, they are not labelled."""
+    words: Tier = ("words", "", [(0, 800, "go"), (900, 1900, "away"), (6000, 7000, "hm")])
+    path = write_eaf(tmp_path / "a.eaf", [("joy", "", [(0, 2000, "1")]), words])
+    assert said(SOURCES.get("elan")(path)) == [(0.0, 2.0, {"joy"}, "", "go away"), (6.0, 7.0, set(), "", "hm")]
+    write_eaf(path, [("labels", "", [(0, 2000, "joy")]), words])
+    assert said(SOURCES.get("elan")(path)) == [(0.0, 2.0, {"joy"}, "", "go away")]
+
+
+def test_elan_long_files(tmp_path: Path) -> None:
+    """Four hours of utterances: every one is found, and not by comparing each with each."""
+    spans = [(i * 2000, i * 2000 + 1500) for i in range(7200)]
+    tiers: list[Tier] = [
+        ("words", "", [(a, b, f"word{a}") for a, b in spans]),
+        ("joy", "", [(a, b, "1") for a, b in spans[::2]]),
+        ("fear", "", [(a + 10, b + 10, "1") for a, b in spans[::3]]),
+    ]
+    start_s = time.process_time()
+    items = SOURCES.get("elan")(write_eaf(tmp_path / "a.eaf", tiers))
+    assert time.process_time() - start_s < 20
+    expected = [
+        (a / 1000, b / 1000, {name for name, step in (("joy", 2), ("fear", 3)) if i % step == 0}, "", f"word{a}")
+        for i, (a, b) in enumerate(spans)
+    ]
+    assert said(items) == expected
 
 
 def test_elan_annotations_that_refer_to_others(tmp_path: Path) -> None:
@@ -321,6 +348,10 @@ def test_results_to_elan_and_back(tmp_path: Path) -> None:
     assert {item.path for item in items} == {tmp_path / "my clip & more.mp4"}
     tree = ElementTree.parse(tmp_path / "out.eaf")  # noqa: S314 (our own file)
     assert [tier.get("TIER_ID") for tier in tree.iter("TIER")] == ["words", *LABELS]
+    refs = [one.get(ref) for one in tree.iter("ALIGNABLE_ANNOTATION") for ref in ("TIME_SLOT_REF1", "TIME_SLOT_REF2")]
+    slots = [int(slot.get("TIME_VALUE", "")) for slot in tree.iter("TIME_SLOT")]
+    assert len(set(refs)) == len(refs) == len(slots)  # ELAN moves all annotations that share a slot
+    assert slots == sorted(slots)
     values = [one.text for one in tree.iterfind("TIER[@TIER_ID='anger']//ANNOTATION_VALUE")]
     assert values == ["0.93"]
 

@@ -3,11 +3,11 @@
 Layout: a folder with ``.eaf`` files (any depth) and their recordings, or one ``.eaf`` beside its recording. Tiers, by name:
 
 - ``emotion``, ``emotions``, ``label`` or ``labels``: each annotation lists what holds: ``anger; sadness``, ``neutral`` for
-  nothing;
+  nothing. What it does not cover is not labelled;
 - without such a tier, every other tier is a label of its name: where it has an annotation with any value but 0, no, false
   or an empty one, the label holds; a tier ``neutral`` marks stretches in which none does;
-- ``words``, ``text``, ``transcription``, ``transcript``, ``utterance(s)`` or ``speech``: what is said. Such an annotation
-  that no label touches is an utterance without a label, so whatever is written down counts;
+- ``words``, ``text``, ``transcription``, ``transcript``, ``utterance(s)`` or ``speech``: what is said. Where
+  there is a tier per label, such an annotation that no label touches is an utterance in which none holds;
 - ``default``, ``notes``, ``comments``: ignored.
 
     SOURCES.get("elan")(Path("corrected"))
@@ -19,7 +19,8 @@ milliseconds, ``TIME_ORIGIN`` of the media is added. No split is chosen.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
@@ -151,36 +152,57 @@ class _Utterance:
         return max(0, shared) / (max(self.end_ms, other.end_ms) - min(self.start_ms, other.start_ms))
 
 
+class _Timeline:
+    """Utterances in order of time, of which those that touch an interval are found without looking at all."""
+
+    def __init__(self, utterances: Iterable[_Utterance] = ()) -> None:
+        self.utterances = sorted(utterances, key=_order)
+        self._starts_ms = [one.start_ms for one in self.utterances]
+        self._longest_ms = max((one.end_ms - one.start_ms for one in self.utterances), default=0)
+
+    def add(self, one: _Utterance) -> None:
+        i = bisect_right(self._starts_ms, one.start_ms)
+        self.utterances.insert(i, one)
+        self._starts_ms.insert(i, one.start_ms)
+        self._longest_ms = max(self._longest_ms, one.end_ms - one.start_ms)
+
+    def touching(self, other: _Utterance) -> list[_Utterance]:
+        """Those that share time and speaker with another."""
+        first = bisect_left(self._starts_ms, other.start_ms - self._longest_ms)
+        last = bisect_left(self._starts_ms, other.end_ms)
+        return [one for one in self.utterances[first:last] if one.agreement(other) > 0]
+
+
 def _utterances(document: Element, path: Path) -> list[_Utterance]:
-    marks, said = _marks(document, path)
-    found: list[_Utterance] = []
+    tiers = [(tier, *_named(tier)) for tier in document.iterfind("TIER")]
+    listed = any(name.lower() in LIST_TIERS for _, name, _ in tiers)
+    marks, said = _marks(tiers, listed, _intervals(document, path))
+    found = _Timeline()
     for one in said:  # their times come first: labels are drawn after them
-        same = next((u for u in found if u.agreement(one) == 1.0 and u.speaker == one.speaker), None)
-        if same is None:
-            found.append(_Utterance(one.speaker, one.start_ms, one.end_ms))
+        if not any(u.agreement(one) == 1.0 and u.speaker == one.speaker for u in found.touching(one)):
+            found.add(_Utterance(one.speaker, one.start_ms, one.end_ms))
     for mark in marks:
-        best = max(found, key=mark.agreement, default=mark)
-        if best is mark or best.agreement(mark) < SAME_UTTERANCE:
+        best = max(found.touching(mark), key=mark.agreement, default=None)
+        if best is None or best.agreement(mark) < SAME_UTTERANCE:
             best = _Utterance(mark.speaker, mark.start_ms, mark.end_ms)
-            found.append(best)
+            found.add(best)
         best.marked = True
         best.speaker = best.speaker or mark.speaker
         best.labels.update(mark.labels)
     # Words inside a longer labelled stretch are its words, no utterances of their own.
-    found = [u for u in found if u.marked or not any(u.agreement(mark) > 0 for mark in marks)]
-    for utterance in found:
-        for one in said:
-            middle_ms = (one.start_ms + one.end_ms) / 2
-            if utterance.agreement(one) > 0 and utterance.start_ms <= middle_ms < utterance.end_ms:
+    stretches, words = _Timeline(marks), _Timeline(said)
+    kept = [u for u in found.utterances if u.marked or not (listed or stretches.touching(u))]
+    for utterance in kept:
+        for one in words.touching(utterance):
+            if utterance.start_ms <= (one.start_ms + one.end_ms) / 2 < utterance.end_ms:
                 utterance.words += one.words
-    return sorted(found, key=lambda u: (u.start_ms, u.end_ms, u.speaker))
+    return sorted(kept, key=lambda u: (u.start_ms, u.end_ms, u.speaker))
 
 
-def _marks(document: Element, path: Path) -> tuple[list[_Utterance], list[_Utterance]]:
+def _marks(
+    tiers: list[tuple[Element, str, str]], listed: bool, interval: Callable[[str], tuple[int, int]]
+) -> tuple[list[_Utterance], list[_Utterance]]:
     """Annotations that say what holds, and those that say what was said, each in order of time."""
-    interval = _intervals(document, path)
-    tiers = [(tier, *_named(tier)) for tier in document.iterfind("TIER")]
-    listed = any(name.lower() in LIST_TIERS for _, name, _ in tiers)
     marks, said = [], []
     for tier, name, speaker in tiers:
         kind = name.lower()
