@@ -27,7 +27,10 @@ SPOKEN = {"text": "words", "audio": "a voice", "visual": "a face"}
 
 
 def positive_weights(labels: np.ndarray, how: str) -> np.ndarray | None:
-    """Factors on the positive part of each label's loss [shape=(c,)]; 1 for a label without positives."""
+    """Factors on the positive part of each label's loss [shape=(c,)]; 1 for a label without positives or negatives.
+
+    ``how`` is of :class:`pipeline.run_settings.RunSettings`; "auto" is "sqrt".
+    """
     if how == "none":
         return None
     positives = labels.sum(axis=0)
@@ -55,11 +58,11 @@ def label_lines(names: Sequence[str], train: np.ndarray, valid: np.ndarray, how:
             + counted
         )
     said = {
-        "none": "class_weights none: every sample counts the same, as in the paper",
+        "none": "class_weights none: all positives count the same, as in the paper",
         "sqrt": "class_weights sqrt: positives count √(negatives / positives) times; probabilities are corrected for it",
         "balanced": "class_weights balanced: positives count negatives / positives times; probabilities are corrected for it",
     }
-    lines.append(said[how])
+    lines.append(said["sqrt" if how == "auto" else how])
     for k, name in enumerate(names):
         if counts[k] < FEW:
             lines.append(

@@ -127,7 +127,8 @@ def _published(table: Table, row: str, setting: str) -> Figures | None:
 
 def _run_settings(settings: RunSettings, dataset: Path, row: str, seed: int) -> RunSettings:
     training = settings.training.model_copy(update={"seed": settings.training.seed + seed})
-    return settings.model_copy(update={"dataset": dataset, "row": row, "training": training})
+    weights = "none" if settings.class_weights == "auto" else settings.class_weights  # the paper's
+    return settings.model_copy(update={"dataset": dataset, "row": row, "training": training, "class_weights": weights})
 
 
 def _add(cell: Cell, results: dict[str, Any]) -> None:

@@ -148,7 +148,8 @@ def _results(checkpoint: Any, results: dict[str, Any], split: str) -> list[str]:
         "| 0.5 | " + " | ".join(f"{half[metric]:.3f}" for metric in METRICS) + " |",
         "| tuned | " + " | ".join(f"{tuned[metric]:.3f}" for metric in METRICS) + " |",
         "",
-        f"Expected calibration error {found['ece']:.3f} at temperature {found['temperature']:.2f}.",
+        f"Expected calibration error {found['ece']:.3f} at temperature {found['temperature']:.2f}. Rare labels: "
+        f"class_weights {checkpoint.provenance.get('class_weights', 'not recorded')}.",
         "",
         f"| label | positives in training | in {split} | threshold | precision | recall | F1 |",
         "|---|---|---|---|---|---|---|",

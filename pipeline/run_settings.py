@@ -43,7 +43,8 @@ class RunSettings(StrictSettings):
     start : a checkpoint whose weights training begins with, ``starter`` for the one that ships: its model settings, columns
         of spread, truncation and statistics are taken over (``pipeline/finetune.py``). Default: from scratch.
     class_weights : "balanced" multiplies the positive part of each label's loss by negatives / positives, "sqrt" by its
-        square root, "none" (the paper) by nothing; probabilities are corrected for it (``pipeline/balance.py``).
+        square root, "none" (the paper) by nothing; probabilities are corrected for it (``pipeline/balance.py``). "auto" is
+        "sqrt", but "none" in ``lamb compare``.
     column_dropout : share of the columns of text, audio, visual that are hidden in each training sample, against
         learning a small set by heart; see :func:`lamb.augmentation.drop_columns`.
     spread_steps : of text, audio, visual: with n > 0 the model also reads how much each column changes over ± n steps and
@@ -57,7 +58,7 @@ class RunSettings(StrictSettings):
     model: ModelSettings = Field(default_factory=ModelSettings)
     training: TrainSettings = Field(default_factory=TrainSettings)
     clip_std: float | None = Field(default=5.0, gt=0)
-    class_weights: Literal["none", "sqrt", "balanced"] = "none"
+    class_weights: Literal["auto", "none", "sqrt", "balanced"] = "auto"
     column_dropout: tuple[Share, Share, Share] = (0.0, 0.0, 0.0)
     spread_steps: tuple[SpreadSteps, SpreadSteps, SpreadSteps] = NO_SPREAD
     licence: str | None = None

@@ -281,6 +281,7 @@ def _checkpoint(
             "modalities": modality_shares(dataset.splits["train"]),
             **({} if start is None else {"start": _origin(start)}),
             "best_epoch": best_epoch,
+            "class_weights": "sqrt" if settings.class_weights == "auto" else settings.class_weights,
             "command": train_command(settings),
             "settings": settings.model_dump(mode="json", exclude={"dataset", "start"}),
             "torch": torch.__version__,
