@@ -14,7 +14,7 @@ from typing import Any
 
 from data.alignment import word_mean_spec
 from data.dataset import DatasetHeader
-from data.errors import SpecMismatch
+from data.errors import LambError, SpecMismatch
 from data.spec import FeatureSpec, Modality
 
 REBUILD = "build the dataset anew with this version of lamb and train again"
@@ -95,7 +95,14 @@ def _option(wanted: FeatureSpec) -> str:
         return next((f"--acoustic-mode {mode}" for mode in ("fixed", "compat") if gives(acoustic_spec(mode))), "")
     from extractors.facial import FACE_BACKENDS, facial_spec
 
-    return next((f"--face-backend {name}" for name in FACE_BACKENDS.names() if gives(facial_spec(name))), "")
+    for name in FACE_BACKENDS.names():
+        try:
+            found = gives(facial_spec(name))
+        except LambError:  # not installed here: its name is all there is to go by
+            found = wanted.extractor in (name, f"{name}-v1")
+        if found:
+            return f"--face-backend {name}"
+    return ""
 
 
 def _vectors_option(wanted: FeatureSpec) -> str:
