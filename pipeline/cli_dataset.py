@@ -7,6 +7,7 @@ lamb dataset check mine
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,12 @@ import typer
 from data.errors import InputError
 from pipeline.cli_folder import Workers, default_workers
 from pipeline.cli_options import Quiet, pipeline_settings, with_pipeline_options
+
+
+class AnnotationTool(StrEnum):
+    elan = "elan"
+    label_studio = "label-studio"
+
 
 dataset_app = typer.Typer(help="Datasets of features to train on.", no_args_is_help=True, rich_markup_mode=None)
 NewFolder = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the dataset.")]
@@ -158,6 +165,26 @@ def dataset_export(
 
     for path in EXPORTS.get(kind)(folder, output):
         print(path)
+
+
+def annotate(
+    results: Annotated[
+        Path, typer.Argument(metavar="RESULTS", help="Of `lamb label`, or a file of `lamb predict --json`.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="A new folder.")],
+    tool: Annotated[AnnotationTool, typer.Option(help="What people correct it in.")] = AnnotationTool.elan,
+    videos: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the videos lie; default: as `lamb label` noted.")
+    ] = None,
+) -> None:
+    """Write results for ELAN or Label Studio, to be corrected; `lamb dataset import` takes the corrections as labels.
+
+    Example: lamb annotate results/ --output corrections
+    """
+    from pipeline.annotate import annotate as write_annotations
+
+    paths = write_annotations(results, videos, output, tool.value)
+    print(f"{output}: {len(paths)} files (lamb dataset import {tool.value} FOLDER-OF-BOTH --output labels.csv)")
 
 
 @dataset_app.command("check")
