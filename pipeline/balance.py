@@ -81,8 +81,11 @@ def modality_shares(samples: Sequence[Sample]) -> dict[str, float]:
     return dict(zip(MODALITIES, present.mean(axis=0).tolist(), strict=True)) if len(present) else {}
 
 
-def modality_lines(samples: Sequence[Sample]) -> list[str]:
-    """Shares of the modalities, where some sample lacks one, and a warning for each that is hardly there."""
+def modality_lines(samples: Sequence[Sample], known: Sequence[str] = ()) -> list[str]:
+    """Shares of the modalities, where some sample lacks one, and a warning for each that is hardly there.
+
+    ``known`` are modalities that the first weights read already: these can only fade.
+    """
     shares = modality_shares(samples)
     if min(shares.values()) == 1.0:
         return []
@@ -91,6 +94,11 @@ def modality_lines(samples: Sequence[Sample]) -> list[str]:
         f"warning: {SPOKEN[name]} in {share:.2%} of training samples: hardly learnt"
         for name, share in shares.items()
         if 0 < share < HARDLY
+    ]
+    lines += [
+        f"warning: no training sample has {SPOKEN[name]}: what the first weights know of it may fade, and is not measured"
+        for name, share in shares.items()
+        if not share and name in known
     ]
     return lines
 

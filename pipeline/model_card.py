@@ -92,8 +92,17 @@ def model_card(checkpoint: Any) -> str:
         lines += [*_results(checkpoint, results, split), *_hidden(metrics.get("hidden"))]
     lines += _limits(checkpoint, results)
     if "settings" in about:
-        lines += ["## Settings", "", "```yaml", yaml.safe_dump(about["settings"], sort_keys=False).strip(), "```", ""]
+        settings = about["settings"] | {"model": checkpoint.settings.model_dump(mode="json")}
+        shown = "\n".join(
+            f"{key}: {_plain(value)}" if not isinstance(value, dict) else f"{key}:\n{_indented(value)}"
+            for key, value in settings.items()
+        )
+        lines += ["## Settings", "", "```yaml", shown, "```", ""]
     return "\n".join(lines)
+
+
+def _indented(values: dict[str, Any]) -> str:
+    return "\n".join(f"  {key}: {_plain(value)}" for key, value in values.items())
 
 
 def _data(checkpoint: Any) -> list[str]:
@@ -197,6 +206,12 @@ def _limits(checkpoint: Any, results: dict[str, Any] | None) -> list[str]:
     unread = [name for name in MODALITIES if name not in checkpoint.settings.modalities]
     if unread:
         lines.append(f"- It does not read {_and((SPOKEN[name] for name in unread), 'or')}.")
+    unseen = [name for name, share in about.get("modalities", {}).items() if not share and name not in unread]
+    if unseen:
+        said = _and((SPOKEN[name] for name in unseen), "or")
+        lines.append(
+            f"- No training sample had {said}: what it makes of them comes from the first weights, unmeasured here."
+        )
     averaged = [n for n in checkpoint.settings.modalities if checkpoint.specs[n].version.endswith("-words")]
     if averaged:
         lines.append("- Voice and face are averaged over words: where nobody speaks it says nothing.")

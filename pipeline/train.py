@@ -189,7 +189,7 @@ def _prepare(settings: RunSettings, dataset: Dataset, device: str, start: Checkp
             )
     remarks = [
         *label_lines(names, dataset.labels("train"), dataset.labels("valid"), settings.class_weights),
-        *modality_lines(dataset.splits["train"]),
+        *modality_lines(dataset.splits["train"], () if start is None else start.settings.modalities),
     ]
     seen: dict[Split, list[Sample]] = {}
     for split in SPLITS[:2]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 from sklearn import metrics as sklearn_metrics
@@ -330,12 +331,45 @@ def test_modalities_that_never_meet() -> None:
     assert modality_lines([s for _, s in planted_samples() if all(s.presence)]) == []
 
 
+def test_what_only_the_first_weights_know_is_said(source: Path, tmp_path: Path) -> None:
+    data = write(tmp_path / "data", change=lambda s: absent(s, "visual"))
+    _, said = train(data, tmp_path / "run", "training.epochs=1", start=source)
+    assert (
+        "warning: no training sample has a face: what the first weights know of it may fade, and is not measured"
+        in said
+    )
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "No training sample had a face" in card
+    settings = yaml.safe_load(card.split("```yaml")[1].split("```")[0])
+    assert settings["model"] == Checkpoint.load(tmp_path / "run").settings.model_dump(mode="json")
+    assert settings["training"]["epochs"] == 1
+
+
 def test_a_sample_without_what_the_model_reads_is_counted(tmp_path: Path) -> None:
     data = write(tmp_path / "data", change=lambda s: absent(s, *(["text"] if s.id.endswith("3") else [])))  # type: ignore[list-item]
     metrics, _ = train(data, tmp_path / "run", "row=only text")
     held = load_dataset(data).splits["test"]
     assert metrics["test"]["unobserved"] == sum(not s.presence[0] for s in held) > 1
     assert "hidden" not in metrics  # it reads one modality
+
+
+def test_the_card_s_numbers_are_scikit_learn_s(tmp_path: Path) -> None:
+    data = write(tmp_path / "data")
+    train(data, tmp_path / "run", "training.epochs=6")
+    checkpoint, held = Checkpoint.load(tmp_path / "run"), load_dataset(data)
+    said = expit(logits_of(checkpoint, held.splits["test"], "cpu") / checkpoint.temperature) >= checkpoint.thresholds
+    found = sklearn_metrics.precision_recall_fscore_support(held.labels("test"), said, zero_division=0)
+    card = (tmp_path / "run" / "README.md").read_text()
+    positives = held.labels("train").sum(axis=0).astype(int)
+    for k, name in enumerate(checkpoint.label_set.names):
+        precision, recall, f1, n = (column[k] for column in found)
+        row = f"| {name} | {positives[k]} | {n} | {checkpoint.thresholds[k]:.3f} | {precision:.3f} | {recall:.3f} | {f1:.3f} |"
+        assert row in card
+    assert "lamb predict --checkpoint RUN clip.mp4" in card
+    command = "lamb train --dataset data --output RUN --set training.epochs=6 --set training.batch_size=16"
+    assert command in card
+    assert card.startswith("---\nlibrary_name: lamb\n")
+    assert str(tmp_path) not in card
 
 
 def test_results_without_each_modality_are_scikit_learn_s(source: Path, tmp_path: Path) -> None:
