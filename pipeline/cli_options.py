@@ -67,6 +67,9 @@ VectorsPath = Annotated[
 AcousticOption = Annotated[
     AcousticMode, typer.Option(help="COVAREP with its faults mended, or exactly as it was (for models trained on it).")
 ]
+FaceBackend = Annotated[
+    str, typer.Option(help="mediapipe, py-feat or py-feat-v2; py-feat is installed apart (docs/face_backends.md).")
+]
 FaceOption = Annotated[Face, typer.Option(help="Whose face: the largest, the one that speaks, or every one.")]
 MaxRate = Annotated[float, typer.Option(metavar="HZ", help="Frames a second to look at, at most.")]
 Threads = Annotated[int, typer.Option(min=1, max=64, help="Threads per network.")]
@@ -91,6 +94,7 @@ def with_pipeline_options(command: Callable[..., None]) -> Callable[..., None]:
         vectors: Vectors = "glove-6b-50d",
         vectors_path: VectorsPath = None,
         acoustic_mode: AcousticOption = AcousticMode.fixed,
+        face_backend: FaceBackend = "mediapipe",
         face: FaceOption = Face.largest,
         max_rate_hz: MaxRate = 30.0,
         threads: Threads = 1,
@@ -115,6 +119,7 @@ def pipeline_settings(options: dict[str, Any]) -> PipelineSettings:
     from pydantic import ValidationError
 
     from data.errors import InputError
+    from extractors.facial.pyfeat_weights import DETECTORS as PYFEAT_NAMES
     from extractors.weights import catalogue_entry
     from pipeline.settings import PipelineSettings
 
@@ -123,7 +128,7 @@ def pipeline_settings(options: dict[str, Any]) -> PipelineSettings:
         name, separator, path = item.partition("=")
         if not separator:
             raise InputError(f"Expected --weights NAME=PATH but got {item!r}.", code="bad_option")
-        given[catalogue_entry(name).name] = Path(path)
+        given[name if name in PYFEAT_NAMES else catalogue_entry(name).name] = Path(path)
     language = None if options["language"] == "auto" else options["language"]
     try:
         return PipelineSettings(**{**options, "weights": given, "language": language})

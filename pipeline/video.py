@@ -36,7 +36,6 @@ Stage = Literal["text", "acoustic", "facial"]
 
 TRUNCATED_S = 0.75  # declared length minus decoded length beyond which a file counts as cut short
 ENERGY_RATE_HZ = 25  # of the loudness curve that "--face speaker" compares mouths with
-FACE_WEIGHTS = ("face-landmarker", "facial-emotions")
 UNDECODABLE = ("audio_unreadable", "ffmpeg_timeout", "video_timeout")  # tool errors that only mask a modality
 
 
@@ -80,14 +79,14 @@ class Extractors:
         """Check what can be checked before the first file: device, weights, vectors, or what one stage needs of them.
         Raises LambError."""
         from extractors.speech import locate
-        from extractors.weights import resolve
 
         if only in (None, "text"):
             _ = self.vectors
             locate(self.speech_settings)
         if only in (None, "facial"):
-            for name in FACE_WEIGHTS:
-                resolve(name, self.settings.weights.get(name)).verify()
+            from extractors.facial import check_backend
+
+            check_backend(self.face_settings)
 
     @cached_property
     def vectors(self) -> Any:
@@ -105,6 +104,9 @@ class Extractors:
             follow=self.settings.face,
             landmarker_path=self.settings.weights.get("face-landmarker"),
             emotions_path=self.settings.weights.get("facial-emotions"),
+            pyfeat_path=self.settings.weights.get(self.settings.face_backend),
+            device=self.settings.compute_device if self.settings.face_backend.startswith("py-feat") else "cpu",
+            threads=self.settings.threads,
         )
 
     @cached_property
@@ -129,7 +131,7 @@ class Extractors:
         return {
             "text": text_spec(self.vectors),
             "audio": acoustic_spec(self.settings.acoustic_mode),
-            "visual": facial_spec(self.settings.face_backend),
+            "visual": facial_spec(self.face_settings),
         }
 
     def analyse(self, path: Path, notify: Notify = ignore) -> Analysis:

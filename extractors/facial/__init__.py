@@ -33,6 +33,7 @@ __all__ = [
     "FaceSettings",
     "FacialResult",
     "Frame",
+    "check_backend",
     "extract_faces",
     "facial_spec",
 ]
@@ -52,6 +53,8 @@ class FaceSettings:
         "speaker" – the face whose mouth moves with the speech; "all" – as "largest", plus a track per face.
     max_faces : faces looked at in one frame; each costs a landmark pass.
     landmarker_path, emotions_path : weights to use instead of the cached or packaged ones (same bytes expected).
+    pyfeat_path : folder with the weights of a py-feat backend, instead of the cached ones.
+    device, threads : "cpu" or "cuda", and CPU threads, of the py-feat backends; MediaPipe runs on the CPU.
     """
 
     backend: str = "mediapipe"
@@ -59,6 +62,9 @@ class FaceSettings:
     max_faces: int = 4
     landmarker_path: Path | None = None
     emotions_path: Path | None = None
+    pyfeat_path: Path | None = None
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: int = 1
 
     def __post_init__(self) -> None:
         if self.follow not in FOLLOW:
@@ -84,9 +90,22 @@ class FacialResult:
     reason: str | None
 
 
-def facial_spec(backend: str = "mediapipe") -> FeatureSpec:
-    """Spec of the 35-column track. Raises UnknownName for a backend that does not exist."""
-    return FACE_BACKENDS.get(backend).spec()
+def facial_spec(settings: FaceSettings | str = "mediapipe") -> FeatureSpec:
+    """Spec of the 35-column track, of a backend by name or of settings.
+
+    Raises UnknownName for a backend that does not exist; WeightsError, ToolError where it depends on what is not there.
+    """
+    if isinstance(settings, str):
+        settings = FaceSettings(backend=settings)
+    make = FACE_BACKENDS.get(settings.backend)
+    return make.spec_for(settings) if hasattr(make, "spec_for") else make.spec()
+
+
+def check_backend(settings: FaceSettings) -> None:
+    """Check that the backend's weights and tools are there and whole, without loading them. Raises WeightsError, ToolError."""
+    make = FACE_BACKENDS.get(settings.backend)
+    if hasattr(make, "check"):
+        make.check(settings)
 
 
 def extract_faces(

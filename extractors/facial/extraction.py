@@ -63,6 +63,7 @@ def extract(
     start_s: list[float] = []
     end_s: list[float] = []
     with make(settings) as backend:
+        spec, shape_spec = backend.spec(), backend.shape_spec()
         for chunk in _chunks(frames, CHUNK_FRAMES):
             for frame, seen in zip(chunk, backend.observe(chunk), strict=True):
                 for face, one in zip(tracker.assign([o.box for o in seen], frame.start_s), seen, strict=True):
@@ -76,7 +77,6 @@ def extract(
 
     clock = (np.array(start_s), np.array(end_s))
     n_frames = len(start_s)
-    spec, shape_spec = make.spec(), make.shape_spec()
     if n_frames == 0:
         none = FeatureTrack.empty(spec, "no_video")
         return FacialResult(none, FeatureTrack.empty(shape_spec, "no_video"), (), 0, "no_video")

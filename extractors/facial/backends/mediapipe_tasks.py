@@ -103,6 +103,12 @@ class MediaPipeFaces:
         digest = CATALOGUE["face-landmarker"].digest
         return FeatureSpec("visual", BLENDSHAPES, None, "mediapipe-blendshapes", VERSION, digest)
 
+    @staticmethod
+    def check(settings: FaceSettings) -> None:
+        """Raises WeightsError for weights that are missing or not the expected bytes."""
+        resolve("face-landmarker", settings.landmarker_path).verify()
+        resolve("facial-emotions", settings.emotions_path).verify()
+
     def __init__(self, settings: FaceSettings) -> None:
         self._settings = settings
         path = resolve("face-landmarker", settings.landmarker_path).file("face_landmarker.task")
