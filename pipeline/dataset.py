@@ -192,14 +192,15 @@ def _from_items(
     if failed and not skip_bad:
         table.check(_unusable(table, failed))
     items = _without(items, failed, dropped, report)
+    split_by = "given"
     if chosen:
-        items = choose_splits(items, extraction.contents, shares)
+        items, split_by = choose_splits(items, extraction.contents, shares)
     sampler = Sampler(extraction, LabelSet(table.labels), options.aligned, options.neutral)
     notes: dict[str, Any] = {
         "source": name,
         "licence": options.licence if options.licence is not None else LICENCES.get(name, ""),
         "modalities": list(options.modalities),
-        "split_by": sampler.split_by(items) if chosen else "given",
+        "split_by": split_by,
         "dropped": dropped,
         "seconds": sampler.seconds,
     }

@@ -33,6 +33,7 @@ from pipeline.store import LocalStore
 from pipeline.survey import examine
 from pipeline.video import Extractors
 
+MANY = 500  # recordings whose headers take seconds to read
 PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 STAGES: dict[Modality, tuple[Work, ...]] = {
     "text": ("speech",),
@@ -75,6 +76,8 @@ class Extraction:
     def look(self, items: Iterable[LabelledItem]) -> tuple[dict[Path, float], dict[Path, str]]:
         """Length in seconds of each recording, by its header; and what is wrong with those that cannot be used."""
         paths = [path for path in _paths(items) if path.suffix.lower() not in PICTURES]
+        if len(paths) >= MANY:
+            self.report.say(f"looking at {len(paths):,} recordings")
         lengths: dict[Path, float] = {}
         unusable: dict[Path, str] = {}
         for path, found in zip(paths, examine(paths), strict=True):

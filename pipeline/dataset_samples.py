@@ -2,13 +2,14 @@
 
 In: items and their extraction. Out: ``(split, Sample)``, file by file.
 
-    items = choose_splits(items, extraction.contents, {"train": 0.7, "valid": 0.15, "test": 0.15})
+    items, kept_apart = choose_splits(items, extraction.contents, {"train": 0.7, "valid": 0.15, "test": 0.15})
     sampler = Sampler(extraction, label_set, aligned=False, neutral=False)
     save_dataset(Reading(header, sampler.samples(items)), folder)
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,34 +31,40 @@ from pipeline.utterances import WordTimes
 from pipeline.written_words import timed_words
 
 Tracks = dict[Modality, FeatureTrack]
+ROOM = 0.1  # by which the largest group may exceed the largest share
 
 
 def choose_splits(
     items: Sequence[LabelledItem], contents: Mapping[Path, str], shares: Mapping[Split, float]
-) -> tuple[LabelledItem, ...]:
-    """The items with splits in which no speaker and no content appears twice, labels in proportion (deterministic).
+) -> tuple[tuple[LabelledItem, ...], str]:
+    """The items with splits in which no speaker and no file appears twice, labels in proportion (deterministic); and what was
+    kept apart, in words. ``contents`` are digests: a copy is the same file.
 
-    Raises InputError (no_split) where there are fewer speakers (or, where none is known, files) than splits.
+    Where files with several speakers tie so much together that this cannot be, only speakers are kept apart. Raises
+    InputError (no_split) where there are fewer groups than splits even so.
     """
-    groups = joined_groups([_keys(item, contents) for item in items])
+    known = sum(bool(item.speaker) for item in items)
+    kept_apart = "speaker" if known == len(items) else "file" if not known else "speaker where known, else file"
+    files = [f"content {contents.get(item.path, item.path)}" if item.path else f"text {item.text}" for item in items]
+    speakers = [f"speaker {item.speaker}" if item.speaker else "" for item in items]
+    groups = joined_groups(
+        [[speaker, file] if speaker else [file] for speaker, file in zip(speakers, files, strict=True)]
+    )
+    if known and max(Counter(groups).values(), default=0) > len(items) * (max(shares.values()) + ROOM):
+        alone = joined_groups([[speaker or file] for speaker, file in zip(speakers, files, strict=True)])
+        if len(set(alone)) > len(set(groups)):
+            groups = alone
+            kept_apart += "; parts of a file with several speakers may lie in several splits"
     if len(set(groups)) < len(shares):
-        what = "speakers" if any(item.speaker for item in items) else "files"
+        what = "speakers" if known else "files"
         raise InputError(
             f"Expected at least {len(shares)} {what} to keep apart in {', '.join(shares)} but got {len(set(groups))}.",
             code="no_split",
             remedy="Give a 'split' in every row, or more recordings.",
         )
     found = stratified_group_split(groups, [item.labels for item in items], {str(k): v for k, v in shares.items()})
-    return tuple(replace(item, split=cast("Split", found[group])) for item, group in zip(items, groups, strict=True))
-
-
-def _keys(item: LabelledItem, contents: Mapping[Path, str]) -> list[str]:
-    keys = [f"speaker {item.speaker}"] if item.speaker else []
-    if item.path is not None:
-        keys.append(f"content {contents.get(item.path, item.path)}")
-    elif item.text is not None:
-        keys.append(f"text {item.text}")
-    return keys
+    chosen = tuple(replace(item, split=cast("Split", found[group])) for item, group in zip(items, groups, strict=True))
+    return chosen, kept_apart
 
 
 class Sampler:
@@ -74,12 +81,6 @@ class Sampler:
         if not self.aligned:
             return specs
         return {name: spec if name == "text" else word_mean_spec(spec) for name, spec in specs.items()}
-
-    @staticmethod
-    def split_by(items: Sequence[LabelledItem]) -> str:
-        """What was kept apart."""
-        known = sum(bool(item.speaker) for item in items)
-        return "speaker" if known == len(items) else "file" if not known else "speaker where known, else file"
 
     def samples(self, items: Sequence[LabelledItem]) -> Iterator[tuple[Split, Sample]]:
         """All items, those of one file together. Raises LambError."""

@@ -13,7 +13,7 @@ import pytest
 
 from data.dataset import load_dataset
 from data.errors import InputError
-from data.sources import SOURCES, LabelledItem
+from data.sources import SOURCES, LabelledItem, Split
 from data.spec import MODALITIES
 from data.table import read_table
 from extractors.acoustic import COLUMNS as COVAREP_COLUMNS
@@ -246,7 +246,9 @@ def test_speakers_and_equal_contents_are_kept_together(tmp_path: Path) -> None:
     contents = {
         path: f"content{n if n != 39 else 0}" for n, path in enumerate(paths)
     }  # the last is a copy of the first
-    found = choose_splits(items, contents, {"train": 0.7, "valid": 0.15, "test": 0.15})
+    shares: dict[Split, float] = {"train": 0.7, "valid": 0.15, "test": 0.15}
+    found, kept_apart = choose_splits(items, contents, shares)
+    assert kept_apart == "speaker where known, else file"
     assert [item.id for item in found] == [item.id for item in items]
     of_speaker: dict[str, set[str | None]] = {}
     for item in found[:32]:
@@ -258,11 +260,17 @@ def test_speakers_and_equal_contents_are_kept_together(tmp_path: Path) -> None:
         assert len(held) / 40 == pytest.approx(share, abs=0.08)
         assert sum(bool(item.labels) for item in held) / 10 == pytest.approx(share, abs=0.16)
     with pytest.raises(InputError, match="at least 3 speakers"):
-        choose_splits(
-            [replace(item, speaker="one") for item in items], contents, {"train": 0.7, "valid": 0.15, "test": 0.15}
-        )
-    three = choose_splits([items[0], items[4], items[8]], contents, {"train": 0.7, "valid": 0.15, "test": 0.15})
+        choose_splits([replace(item, speaker="one") for item in items], contents, shares)
+    three, _ = choose_splits([items[0], items[4], items[8]], contents, shares)
     assert {item.split for item in three} == {"train", "valid", "test"}
+    # an interviewer in every file ties all together: then it is the speakers that are kept apart
+    spoken = [
+        replace(item, id=f"{item.id}{who}", speaker=who) for item in items[:8] for who in ("host", f"guest {item.id}")
+    ]
+    held, kept_apart = choose_splits(spoken, contents, shares)
+    assert "several speakers" in kept_apart
+    assert len({item.split for item in held if item.speaker == "host"}) == 1
+    assert {item.split for item in held} == {"train", "valid", "test"}
 
 
 def test_import_writes_a_table_that_builds_the_same(voices: Path, tmp_path: Path) -> None:
