@@ -52,9 +52,12 @@ def read_documents(place: Path) -> Iterator[dict[str, Any]]:
             if path.stat().st_size > MAX_BYTES:
                 raise ValueError(f"{path.stat().st_size / 2**20:.0f} MiB")
             document = json.loads(path.read_bytes())
-            if document["schema"] != SCHEMA or not isinstance(document["files"], list):
+            parts = [document.get("checkpoint") or {}, *document["files"]]
+            if document["schema"] != SCHEMA or not all(isinstance(part, dict) for part in parts):
                 raise ValueError(f"schema {document['schema']!r}")
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            if not all(isinstance(label, str) for label in labels_of(document)):
+                raise ValueError(f"labels {labels_of(document)}")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(
                 f"Expected what lamb predict --json writes (schema {SCHEMA}) at {str(path)!r} but got "
                 f"{type(error).__name__}: {error}.",
@@ -84,12 +87,13 @@ def elan_file(record: dict[str, Any], labels: Iterable[str], media: str | None =
     """
     if record.get("outcome") == "failed":
         return None
+    utterances = _utterances(record)
     labels = tuple(labels)
     reserved = LIST_TIERS | TEXT_TIERS | OTHER_TIERS
     listed = any(name.lower() in reserved or "@" in name for name in labels)
     if listed and any(LIST_SEPARATORS.search(name) for name in labels):
         raise InputError(f"Expected labels that ELAN tiers can be named after but got {labels}.", code="bad_labels")
-    name = PurePath(str(record["file"]).replace("\\", "/")).name
+    name = PurePath(record["file"].replace("\\", "/")).name
     root = Element("ANNOTATION_DOCUMENT", AUTHOR="lamb", DATE=NO_DATE, FORMAT="3.0", VERSION="3.0")
     root.set("xmlns:xsi", XSI)
     root.set("xsi:noNamespaceSchemaLocation", "http://www.mpi.nl/tools/elan/EAFv3.0.xsd")
@@ -97,7 +101,7 @@ def elan_file(record: dict[str, Any], labels: Iterable[str], media: str | None =
     address = _xml(media or f"./{name}")
     kind = "video/mp4" if PurePath(name).suffix.lower() in VIDEO_SUFFIXES else "audio/x-wav"
     SubElement(header, "MEDIA_DESCRIPTOR", MEDIA_URL=address, MIME_TYPE=kind, RELATIVE_MEDIA_URL=address)
-    tiers = _tiers(record, labels, listed, PurePath(name).stem)
+    tiers = _tiers(utterances, labels, listed, PurePath(name).stem)
     # Two slots for each annotation: ELAN moves all annotations that share one.
     ends = [(time_ms, i) for i, row in enumerate(row for rows in tiers.values() for row in rows) for time_ms in row[:2]]
     slots: dict[int, list[str]] = {}
@@ -124,9 +128,10 @@ def elan_file(record: dict[str, Any], labels: Iterable[str], media: str | None =
 Rows = list[tuple[int, int, str]]
 
 
-def _tiers(record: dict[str, Any], labels: tuple[str, ...], listed: bool, stem: str) -> dict[tuple[str, str], Rows]:
+def _tiers(
+    utterances: list[dict[str, Any]], labels: tuple[str, ...], listed: bool, stem: str
+) -> dict[tuple[str, str], Rows]:
     """Start and end in ms and value of the annotations of each tier, whose key is its name and its speaker."""
-    utterances = _utterances(record)
     tiers: dict[tuple[str, str], Rows] = {}
     for face in sorted({row.get("face") for row in utterances}, key=lambda face: -1 if face is None else face) or [
         None
@@ -163,7 +168,7 @@ def label_studio_tasks(documents: Iterable[dict[str, Any]], address: str = LOCAL
     """
     tasks = []
     for document in documents:
-        version = (document.get("checkpoint") or {}).get("fingerprint", "")[:12]
+        version = str((document.get("checkpoint") or {}).get("fingerprint", ""))[:12]
         for record in document["files"]:
             if record.get("outcome") != "failed":
                 results = [result for n, row in enumerate(_utterances(record)) for result in _region(n, row, record)]
@@ -210,14 +215,20 @@ def label_studio_config(labels: Iterable[str]) -> str:
 def _utterances(record: dict[str, Any]) -> list[dict[str, Any]]:
     """The record's utterances, checked as far as they are used here."""
     try:
+        if not isinstance(record["file"], str):
+            raise TypeError(f"file {record['file']!r}")
         for row in record["utterances"]:
-            span_ms = _span_ms(row)
-            if not 0 <= span_ms[0] <= span_ms[1] or not all(isinstance(name, str) for name in row["labels"]):
-                raise ValueError(f"{span_ms} ms, {row['labels']}")
+            start_ms, end_ms = _span_ms(row)
+            texts = [row.get("text") or "", *row["labels"]]
+            numbers = [row.get("face", 0), *row.get("probabilities", {}).values()]
+            if not 0 <= start_ms <= end_ms or not all(isinstance(text, str) for text in texts):
+                raise ValueError(f"{start_ms} to {end_ms} ms, {texts}")
+            if not isinstance(row["labels"], list) or not all(isinstance(number, (int, float)) for number in numbers):
+                raise TypeError(f"{row['labels']!r}, {numbers}")
         return list(record["utterances"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(
-            f"Expected utterances with start_s, end_s and labels for {str(record.get('file'))!r} but got "
+            f"Expected a file's record as lamb predict --json writes it ({str(record)[:60]!r} …) but got "
             f"{type(error).__name__}: {error}.",
             code="bad_results",
         ) from error

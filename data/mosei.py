@@ -13,6 +13,7 @@ without any emotion stays in. Times are seconds from the beginning of the whole 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import re
@@ -170,15 +171,18 @@ class CsdFile:
             self._file = h5py.File(path, "r")
         except OSError as error:
             raise InputError(f"Expected an HDF5 file at {str(path)!r} but got {error}.", code="bad_dataset") from error
-        names = list(self._file)
-        data = self._file.get(f"{names[0]}/data") if len(names) == 1 else None
-        if not isinstance(data, h5py.Group):
+        try:
+            names = list(self._file)
+            data = self._file.get(f"{names[0]}/data") if len(names) == 1 else None
+            if not isinstance(data, h5py.Group):
+                raise ValueError(str(names))
+            self.keys = list(data)
+        except (ValueError, KeyError, RuntimeError) as error:
             self._file.close()
             raise InputError(
-                f"Expected one sequence with a group 'data' in {path.name} but got {names}.", code="bad_dataset"
-            )
+                f"Expected one sequence with a group 'data' in {path.name} but got {error}.", code="bad_dataset"
+            ) from error
         self._data: Any = data
-        self.keys = list(data)
 
     def __enter__(self) -> CsdFile:
         return self
@@ -188,17 +192,19 @@ class CsdFile:
 
     def metadata(self) -> dict[str, Any]:
         """The sequence's description; the SDK keeps every value as JSON. What is no JSON stays text."""
-        group = self._data.parent.get("metadata")
         found: dict[str, Any] = {}
-        for name in group or ():
-            try:
+        try:
+            group = self._data.parent.get("metadata")
+            for name in list(group or ()):
                 value = group[name][0]
-                text = value.decode() if isinstance(value, bytes) else str(value)
-                found[name] = json.loads(text)
-            except ValueError:
-                found[name] = text
-            except (TypeError, OSError, IndexError, AttributeError):
-                continue
+                found[name] = value.decode() if isinstance(value, bytes) else str(value)
+                with contextlib.suppress(ValueError):
+                    found[name] = json.loads(found[name])
+        except (ValueError, TypeError, OSError, IndexError, AttributeError, KeyError, RuntimeError) as error:
+            raise InputError(
+                f"Expected metadata as text in {self.path.name} but got {type(error).__name__}: {error}.",
+                code="bad_dataset",
+            ) from error
         return found
 
     def array(self, key: str, name: str) -> np.ndarray | None:
@@ -215,7 +221,7 @@ class CsdFile:
         try:
             entry = self._data[key]
             features, intervals = entry["features"][()], np.asarray(entry["intervals"][()], np.float64)
-        except (KeyError, TypeError, ValueError, OSError) as error:
+        except (KeyError, TypeError, ValueError, OSError, RuntimeError) as error:
             raise InputError(f"Expected features and intervals of {key!r} in {self.path.name}: {error}.") from error
         if np.ndim(features) != 2 or intervals.shape != (len(features), 2):
             raise InputError(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from pathlib import Path
+from random import Random
 from typing import Any
 from xml.etree import ElementTree
 
@@ -304,6 +306,86 @@ def test_label_studio_without_recording(tmp_path: Path) -> None:
     assert caught.value.code == "no_dataset"
 
 
+# ---- damaged files ------------------------------------------------------------------------------------------------------
+
+
+def test_mutated_elan_files_are_read_or_refused(tmp_path: Path) -> None:
+    random = Random(4)
+    path = write_eaf(tmp_path / "a.eaf", [("words", "Ann", [(0, 800, "go")]), ("anger", "", [(0, 2000, "1")])])
+    good, outcomes = path.read_bytes(), Counter[str]()
+    for _ in range(400):
+        content = bytearray(good)
+        for _ in range(random.randint(1, 3)):
+            k = random.randrange(len(content))
+            content[k : k + random.randint(0, 20)] = good[random.randrange(len(good)) :][: random.randint(0, 20)]
+        path.write_bytes(content)
+        try:
+            SOURCES.get("elan")(path)
+            outcomes["read"] += 1
+        except InputError:
+            outcomes["refused"] += 1
+    assert outcomes["refused"] > 300
+    path.write_bytes(good.replace(b'encoding="UTF-8"', b'encoding="nosuch"'))
+    with pytest.raises(InputError, match="unknown encoding"):
+        SOURCES.get("elan")(path)
+
+
+JUNK: list[Any] = [None, 3, -1.5, "x", [], {}, [None], {"a": 1}, True, 1e308, [[1]], float("nan"), float("inf")]
+
+
+def mutated(content: Any, random: Random) -> Any:
+    """A copy in which something is gone, or is something else."""
+    content = json.loads(json.dumps(content))
+    node = content
+    while True:
+        key = random.choice(list(node) if isinstance(node, dict) else range(len(node)))
+        if isinstance(node[key], (dict, list)) and node[key] and random.random() < 0.8:
+            node = node[key]
+        elif random.random() < 0.3:
+            del node[key]
+            return content
+        else:
+            node[key] = random.choice(JUNK)
+            return content
+
+
+@pytest.mark.parametrize("kind", ["tasks", "minimal", "results"])
+def test_mutated_json_is_read_or_refused(kind: str, tmp_path: Path) -> None:
+    random = Random(5)
+    span = {"start": 1, "end": 2}
+    results = [
+        region("labels", {**span, "labels": ["joy"]}),
+        region("textarea", {**span, "text": ["go"]}),
+        region("choices", {"choices": ["Ann"]}, name="speaker"),
+        region("timelinelabels", {"ranges": [{"start": 1, "end": 25}], "timelinelabels": ["joy"]}, "r2"),
+    ]
+    minimal = {
+        "id": 1,
+        "audio": "clip.mp4",
+        "t": [{**span, "labels": ["joy"]}],
+        "emotion": "x",
+        "m": {"choices": ["a"]},
+    }
+    good: Any = {"tasks": [task({"result": results}, fps=25)], "minimal": [minimal], "results": document(UTTERANCES)}[
+        kind
+    ]
+    outcomes = Counter[str]()
+    for _ in range(400):
+        folder = write_export(tmp_path, mutated(good, random))
+        try:
+            if kind == "results":
+                for whole in read_documents(folder):
+                    label_studio_tasks([whole])
+                    for record in whole["files"]:
+                        elan_file(record, labels_of(whole))
+            else:
+                SOURCES.get("label-studio")(folder)
+            outcomes["read"] += 1
+        except InputError:
+            outcomes["refused"] += 1
+    assert min(outcomes["read"], outcomes["refused"]) > 50
+
+
 # ---- there and back -----------------------------------------------------------------------------------------------------
 
 LABELS = ("anger", "happiness", "sadness")
@@ -428,5 +510,5 @@ def test_documents_are_read_or_refused(tmp_path: Path) -> None:
         {"start_s": 2.0, "end_s": 1.0, "labels": []},
         {"start_s": 1, "end_s": 2, "labels": [3]},
     ):
-        with pytest.raises(InputError, match=r"my clip & more\.mp4"):
+        with pytest.raises(InputError, match="Expected a file's record"):
             elan_file(document([row])["files"][0], LABELS)

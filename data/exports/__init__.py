@@ -23,6 +23,7 @@ from data.registry import Registry
 from data.spec import MODALITIES, FeatureSpec, Modality
 
 if TYPE_CHECKING:
+    from data.batches import Sample
     from data.dataset import DatasetHeader
 
 EXPORTS = Registry("export", "data.exports")
@@ -83,6 +84,16 @@ def header_from(record: Any, place: str) -> DatasetHeader:
             f"Expected the header of an exported dataset in {place} but got {type(error).__name__}: {error}.",
             code="bad_dataset",
         ) from error
+
+
+def checked(sample: Sample, header: DatasetHeader) -> Sample:
+    """The sample, if its masks fit its values. Raises ValueError; the rest is checked where a dataset is made of it."""
+    for name in MODALITIES:
+        shape = len(sample.valid[name]), header.specs[name].dim
+        shapes = sample.values[name].shape, sample.defined.get(name, sample.values[name]).shape
+        if sample.valid[name].ndim != 1 or shapes != (shape, shape):
+            raise ValueError(f"{name} of shapes {shapes} instead of {shape} in {sample.id!r}")
+    return sample
 
 
 def check_asked(header: DatasetHeader, aligned: bool, place: str) -> None:

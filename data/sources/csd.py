@@ -27,7 +27,7 @@ import numpy as np
 
 from data.alignment import align_to_words, word_mean_spec
 from data.errors import InputError
-from data.exports import check_asked, header_from
+from data.exports import check_asked, checked, header_from
 from data.exports.csd import FILES, FOLDS_FILE, HEADER_KEY, LABELS_FILE
 from data.labels import LabelSet
 from data.mosei import SEGMENT_KEY, CsdFile, Segment, observed
@@ -108,18 +108,16 @@ def _exported(path: Path, header: DatasetHeader, folds: dict[str, Split]) -> Rea
                     if mask is not None:
                         defined[name] = mask.astype(bool)
                 about = labels.attributes(key)
-                yield (
-                    split,
-                    Sample(
-                        values,
-                        valid,
-                        np.asarray(labels.rows(key)[0][0], np.float32),
-                        float(about["weight"]),
-                        str(about["id"]),
-                        defined,
-                        str(about["group"]),
-                    ),
+                sample = Sample(
+                    values,
+                    valid,
+                    np.asarray(labels.rows(key)[0][0], np.float32),
+                    float(about["weight"]),
+                    str(about["id"]),
+                    defined,
+                    str(about["group"]),
                 )
+                yield split, checked(sample, header)
 
     return Reading(header, _checked(samples(), path))
 
@@ -127,7 +125,7 @@ def _exported(path: Path, header: DatasetHeader, folds: dict[str, Split]) -> Rea
 def _checked(samples: Iterator[tuple[Split, Sample]], path: Path) -> Iterator[tuple[Split, Sample]]:
     try:
         yield from samples
-    except (KeyError, IndexError, TypeError, ValueError, OSError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, OSError, RuntimeError) as error:
         raise InputError(
             f"Expected an exported dataset in {str(path)!r} but got {type(error).__name__}: {error}.",
             code="bad_dataset",

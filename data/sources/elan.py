@@ -101,7 +101,7 @@ def parsed(path: Path) -> Element:
         root = builder.close()
         if root.tag != "ANNOTATION_DOCUMENT":
             raise ValueError(f"<{root.tag[:80]}>")
-    except (OSError, ValueError, expat.ExpatError) as error:
+    except (OSError, ValueError, LookupError, expat.ExpatError) as error:
         raise InputError(
             f"Expected an ELAN file (XML without DTD, at most {MAX_BYTES // 2**20} MiB) at {str(path)!r} but got {error}.",
             code="bad_dataset",

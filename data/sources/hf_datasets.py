@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data.errors import InputError
-from data.exports import check_asked, header_from
+from data.exports import check_asked, checked, header_from
 from data.exports.hf_datasets import GROUP_SAMPLES, HEADER_FILE, SPLIT_FILES
 from data.sources import FEATURE_SOURCES, SPLITS, Split
 from data.spec import MODALITIES, Modality
@@ -42,7 +42,7 @@ def read(path: Path, aligned: bool = False) -> Reading:
             f"Expected a folder with {HEADER_FILE} and data/*.parquet at {str(path)!r} but it is not there.",
             code="no_dataset",
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise InputError(
             f"Expected samples per split in {str(place)!r} but got {error}.", code="bad_dataset"
         ) from error
@@ -87,7 +87,8 @@ def _samples(file: Path, header: DatasetHeader) -> Iterator[Sample]:
                             defined[name] = _array(columns[f"{name}_defined"][i], np.bool_).reshape(-1, dim)
                     labels = _array(columns["label_values"][i], np.float32)
                     id_, group = str(columns["id"][i]), str(columns["speaker"][i])
-                    yield Sample(values, valid, labels, columns["weight"][i].as_py(), id_, defined, group)
+                    weight = columns["weight"][i].as_py()
+                    yield checked(Sample(values, valid, labels, weight, id_, defined, group), header)
     except (OSError, KeyError, TypeError, ValueError, AttributeError, pa.ArrowException) as error:
         raise InputError(
             f"Expected a Parquet file of an exported dataset at {str(file)!r} but got {type(error).__name__}: {error}.",

@@ -37,6 +37,7 @@ from data.sources import NEUTRAL, SOURCES, LabelledItem
 from data.sources.places import MEDIA_SUFFIXES, MediaFinder
 
 MAX_BYTES = 512 * 2**20
+LONGEST_S = 1e7  # 115 days: no recording, but a slip
 RATE_KEYS = ("framerate", "frame_rate", "frameRate", "fps")
 CHOICE_KEYS = frozenset({"emotion", "emotions", "label", "labels", "choice", "choices"})
 SPEAKER = "speaker"
@@ -185,18 +186,18 @@ def _plain(name: str) -> str:
 
 def _utterances(task: _Task, path: Path) -> list[_Utterance]:
     whole, regions = _Utterance(), {}
-    for number, result in enumerate(task.results):
-        where = f"task {task.key} in {path.name}"
-        value = result.get("value") if isinstance(result, dict) else None
-        if not isinstance(value, dict):
+    where = f"task {task.key} in {path.name}"
+    for result in task.results:
+        if not isinstance(result, dict) or not isinstance(result.get("value"), dict):
             raise InputError(
                 f"Expected results with a value in {where} but got {str(result)[:80]!r}.", code="bad_dataset"
             )
+    for number, result in enumerate(task.results):
         spans = _spans(result, task, where)
-        id_ = result.get("id", number if spans else None)  # JSON-MIN has no ids: every region stands by itself
+        id_ = str(result.get("id", number))  # JSON-MIN has no ids: every region stands by itself
         own = [regions.setdefault((id_, span), _Utterance(*span)) for span in spans] or [whole]
         for utterance in own:
-            _add(result, value, utterance)
+            _add(result, utterance, where)
     merged: dict[tuple[str, int, int], _Utterance] = {}
     for utterance in regions.values():
         key = utterance.speaker, _ms(utterance.start_s), _ms(utterance.end_s)
@@ -219,7 +220,7 @@ def _spans(result: dict[str, Any], task: _Task, where: str) -> list[tuple[float,
         if "ranges" not in value and "start" in value and "end" in value:
             found.append((float(value["start"]), float(value["end"])))
         for start_s, end_s in found:
-            if not 0 <= start_s <= end_s < math.inf:
+            if not 0 <= start_s < end_s < LONGEST_S:
                 raise ValueError(f"{start_s} to {end_s}")
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
@@ -230,7 +231,7 @@ def _spans(result: dict[str, Any], task: _Task, where: str) -> list[tuple[float,
 
 def _rate_hz(result: dict[str, Any], task: _Task, where: str) -> float:
     holders = [result["value"], result, task.data]
-    holders += [other["value"] for other in task.results if isinstance(other.get("value"), dict)]
+    holders += [other["value"] for other in task.results]
     for holder in holders:
         for key in RATE_KEYS:
             if holder.get(key):
@@ -251,16 +252,26 @@ def _positive(value: Any, where: str) -> float:
     return number
 
 
-def _add(result: dict[str, Any], value: dict[str, Any], utterance: _Utterance) -> None:
+def _add(result: dict[str, Any], utterance: _Utterance, where: str) -> None:
     """File a result's labels, text or speaker under the region it is about."""
-    texts = value.get("text")
-    texts = [texts] if isinstance(texts, str) else list(texts or [])
-    labels = [label for key in ("labels", "timelinelabels", "choices") for label in value.get(key) or []]
+    value = result["value"]
+    texts = _names(value.get("text"), where)
+    labels = [name for key in ("labels", "timelinelabels", "choices") for name in _names(value.get(key), where)]
     if str(result.get("from_name", "")).lower() == SPEAKER:
-        utterance.speaker = " ".join(str(name) for name in [*labels, *texts]).strip()
+        utterance.speaker = " ".join([*labels, *texts]).strip()
     else:
-        utterance.labels += [str(label) for label in labels]
-        utterance.words += [str(text) for text in texts]
+        utterance.labels += labels
+        utterance.words += texts
+
+
+def _names(value: Any, where: str) -> list[str]:
+    """A name, a list of names or nothing, as a list."""
+    names = [value] if isinstance(value, str) else value or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(
+            f"Expected labels or words as text in {where} but got {str(value)[:80]!r}.", code="bad_dataset"
+        )
+    return [" ".join(name.split()) for name in names if name.strip()]
 
 
 def _ms(time_s: float | None) -> int:

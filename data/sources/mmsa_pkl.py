@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data.errors import InputError
-from data.exports import check_asked, header_from
+from data.exports import check_asked, checked, header_from
 from data.exports.mmsa_pkl import FILES as EXPORTED
 from data.exports.mmsa_pkl import KEYS
 from data.foreign import load_pickle
@@ -151,8 +151,8 @@ def _exported(content: dict[str, Any], path: Path, aligned: bool) -> Reading:
         try:
             for split in SPLITS:
                 for i in range(len(content[split]["id"])):
-                    yield split, sample(content[split], i)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+                    yield split, checked(sample(content[split], i), header)
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
             raise InputError(
                 f"Expected an exported dataset in {path.name} but got {type(error).__name__}: {error}.",
                 code="bad_dataset",
