@@ -162,6 +162,22 @@ def test_the_same_first_weights_are_asked_for(source: Path, tmp_path: Path) -> N
         train(data, tmp_path / "run", "training.epochs=1", start=tmp_path / "start")
 
 
+def test_stopped_and_gone_on_it_ends_with_the_same_bytes(source: Path, tmp_path: Path) -> None:
+    data = write(tmp_path / "data", ("calm", "fury"))
+    train(data, tmp_path / "whole", start=source)
+
+    def stop(line: str) -> None:
+        if line.startswith("epoch   2"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_run(read_settings(None, QUICK, data, source), tmp_path / "broken", TrainingReport(stop))
+    _, said = train(data, tmp_path / "broken", start=source)
+    assert "goes on after epoch 2" in said
+    for name in ("model.safetensors", "README.md"):
+        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
