@@ -29,17 +29,13 @@ from pathlib import Path
 
 from data.errors import InputError
 from data.labels import EMOTIONS
-from data.sources import NEUTRAL, LabelledItem, Split
+from data.sources import NEUTRAL, LabelledItem
+from data.sources.places import LIST_SEPARATORS, split_named
 
 KNOWN = ("file", "start_s", "end_s", "split", "speaker", "text")
 LISTS = ("labels", "emotions")
-SPLIT_NAMES: dict[str, Split] = {
-    "train": "train", "training": "train", "valid": "valid", "val": "valid", "dev": "valid", "validation": "valid",
-    "test": "test", "testing": "test",
-}  # fmt: skip
 MAX_BYTES = 200_000_000
 TEXT_LIMIT = 20_000  # characters that one utterance may have
-LIST_MARKS = re.compile(r"[;,|+]")
 CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)")
 RARE, OFTEN = 2, 10  # a label with so few rows beside a similar one with so many is a slip of the pen
 
@@ -232,7 +228,7 @@ def _number(cell: str) -> float | None:
 
 
 def _listed(cell: str, row: int, reader: _Reader) -> tuple[str, ...]:
-    names = dict.fromkeys(name.strip().lower() for name in LIST_MARKS.split(cell))
+    names = dict.fromkeys(name.strip().lower() for name in LIST_SEPARATORS.split(cell))
     names.pop("", None)
     if not reader.options.neutral:
         names.pop(NEUTRAL, None)
@@ -278,7 +274,7 @@ def _item(found: dict[str, str], labels: tuple[str, ...], row: int, reader: _Rea
     if start_s is not None and end_s is not None and end_s <= start_s:
         reader.problem(row, f"expected end_s after start_s but got {start_s:g} and {end_s:g}.")
     given = found.get("split", "").lower()
-    split = SPLIT_NAMES.get(given)
+    split = split_named(given)
     if given and split is None:
         reader.problem(row, f"expected a split among train, valid, test but got {given!r}.")
     if text is not None and len(text) > TEXT_LIMIT:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from data.errors import InputError, LambError
-from pipeline.cli_dataset import dataset_app
+from pipeline.cli_dataset import annotate, dataset_app
 from pipeline.cli_folder import Workers, add_folder_commands, run_folder
 from pipeline.cli_hub import add_hub_commands
 from pipeline.cli_options import (
@@ -53,6 +53,7 @@ add_folder_commands(app)
 add_commands(app)
 add_hub_commands(app)
 app.add_typer(dataset_app, name="dataset")
+app.command()(annotate)
 
 
 def main() -> None:

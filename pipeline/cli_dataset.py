@@ -214,7 +214,7 @@ def dataset_sources() -> None:
     for kind, registry in (("raw", SOURCES), ("features", FEATURE_SOURCES)):
         for name in registry.names():
             document = sys.modules[registry.get(name).__module__].__doc__ or ""
-            print(f"{name:<18} {kind:<9} {document.strip().splitlines()[0]}")
+            print(f"{name:<20} {kind:<9} {document.strip().splitlines()[0]}")
 
 
 def _nothing(line: str) -> None:

@@ -14,7 +14,7 @@ import inspect
 import shutil
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ LICENCES = {
     "goemotions": "Apache-2.0 (GoEmotions)",
     "crema-d": "ODbL 1.0 (CREMA-D)",
     "meld": "GPL-3.0 (MELD)",
+    "mosei-raw": "research use (CMU-MOSEI)",
+    "iemocap": "USC's licence, not to be passed on (IEMOCAP)",
     "face-stills": "Apache-2.0 (facial_expressions)",
 }
 
@@ -127,6 +129,7 @@ def table_of_source(source: str, place: Path, neutral: bool = False) -> Table:
         raise InputError(
             f"Expected a table (.csv) or a source among {', '.join(both)} but got {source!r}.", code="unknown_name"
         ) from error
+    items = [replace(item, labels=tuple(dict.fromkeys(name.lower() for name in item.labels))) for item in items]
     found = {name for item in items for name in item.labels}
     names = EMOTIONS if found <= set(EMOTIONS) else tuple(sorted(found, key=lambda name: (name not in EMOTIONS, name)))
     if neutral:

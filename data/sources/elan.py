@@ -4,8 +4,8 @@ Layout: a folder with ``.eaf`` files (any depth) and their recordings, or one ``
 
 - ``emotion``, ``emotions``, ``label`` or ``labels``: each annotation lists what holds: ``anger; sadness``, ``neutral`` for
   nothing. What it does not cover is not labelled;
-- without such a tier, every other tier is a label of its name: where it has an annotation with any value but 0, no, false
-  or an empty one, the label holds; a tier ``neutral`` marks stretches in which none does;
+- without such a tier, every other tier is a label of its name: where it has an annotation, the label holds (but
+  for the values 0, no and false; drawing an empty one is enough); a tier ``neutral`` marks stretches in which none does;
 - ``words``, ``text``, ``transcription``, ``transcript``, ``utterance(s)`` or ``speech``: what is said. Where
   there is a tier per label, such an annotation that no label touches is an utterance in which none holds;
 - ``default``, ``notes``, ``comments``: ignored.
@@ -33,7 +33,7 @@ from data.sources.places import VIDEO_SUFFIXES, MediaFinder, label_list
 LIST_TIERS = frozenset({"emotion", "emotions", "label", "labels"})
 TEXT_TIERS = frozenset({"words", "text", "transcription", "transcript", "utterance", "utterances", "speech"})
 OTHER_TIERS = frozenset({"default", "note", "notes", "comment", "comments"})
-NOT_HELD = frozenset({"", "0", "no", "n", "false"})
+NOT_HELD = frozenset({"0", "no", "n", "false"})
 SAME_UTTERANCE = 0.8
 MAX_BYTES = 64 * 2**20
 MAX_DEPTH = 32
