@@ -38,7 +38,7 @@ def face_detector(picture, x: int, y: int):
     net = RetinaFace().eval()
     mean = torch.tensor([123.0, 117.0, 104.0]).view(1, 3, 1, 1)
     none = np.zeros_like(picture)
-    rows = [[picture], [none], [none[:96, :96]], *([a, b] for a in (picture, none) for b in (picture, none))]
+    rows = [[picture], [none], [none[:64, :64]], *([a, b] for a in (picture, none) for b in (picture, none))]
     seen, inputs, wanted = [], [], []
     handle = net.ClassHead.register_forward_pre_hook(lambda _, given: seen.append(given[0][LEVEL]))
     with torch.no_grad():

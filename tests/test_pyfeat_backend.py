@@ -19,6 +19,9 @@ from data.registry import UnknownName
 from extractors.facial import COLUMNS, FaceSettings, Frame, check_backend, extract_faces, facial_spec, pyfeat_process
 from extractors.facial import pyfeat_weights as weights
 from extractors.facial.backends.pyfeat_detectors import PyFeatV1, column_order
+from extractors.facial.columns import BLENDSHAPES
+from pipeline.cli_options import pipeline_settings
+from pipeline.video import Extractors
 
 FAKE = Path(__file__).with_name("fake_pyfeat_worker.py")
 REAL = pyfeat_process.SCRIPT
@@ -82,20 +85,14 @@ def test_columns_are_found_by_name_and_scaled_to_the_frame(folder, backend):
 
 
 def test_v2_has_the_blendshapes_and_v1_none():
-    theirs = [*reversed(COLUMNS), *reversed(facial_names())]
+    theirs = [*reversed(COLUMNS), *reversed(BLENDSHAPES)]
     ours, shapes = column_order(theirs)
     assert [theirs[i] for i in ours] == list(COLUMNS)
     assert shapes is not None
-    assert [theirs[i] for i in shapes] == list(facial_names())
+    assert [theirs[i] for i in shapes] == list(BLENDSHAPES)
     assert column_order(COLUMNS)[1] is None
     with pytest.raises(ToolError, match="Expected py-feat to give AU28, Yaw"):
         column_order([name for name in COLUMNS if name not in ("AU28", "Yaw")])
-
-
-def facial_names() -> tuple[str, ...]:
-    from extractors.facial.columns import BLENDSHAPES
-
-    return BLENDSHAPES
 
 
 def test_rows_follow_frames_whatever_is_seen(folder):
@@ -223,6 +220,17 @@ def test_a_name_nearly_right_is_told():
         facial_spec("pyfeat")
 
 
+def test_options_reach_the_backend(folder):
+    options = {"face_backend": "py-feat-v2", "weights": [f"py-feat-v2={folder}"], "language": "en", "threads": 2}
+    tools = Extractors(pipeline_settings(options))
+    tools.prepare("facial")
+    face = tools.face_settings
+    assert (face.backend, face.pyfeat_path, face.device, face.threads) == ("py-feat-v2", folder, "cpu", 2)
+    (folder / "face_multitask_v2" / "face_multitask_v28.safetensors").unlink()
+    with pytest.raises(WeightsError):
+        tools.prepare("facial")
+
+
 # ---- weights ------------------------------------------------------------------------------------------------------------
 
 
@@ -309,6 +317,17 @@ def test_licences_come_before_any_download(hub):
     assert hub.asked == []
     for repository in {file.repository for file in weights.FILES["v1"]}:
         assert any(f"py-feat/{repository}: " in line for line in said)
+
+
+def test_the_command_shows_licences_and_stops(tmp_path):
+    command = [sys.executable, "-m", "pipeline.cli", "weights", "fetch", "py-feat"]
+    environment = {**os.environ, "LAMB_CACHE": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    assert done.returncode == 2
+    assert "py-feat: py-feat/pose_mlp_v2: head pose; student of img2pose (CC BY-NC 4.0)" in done.stdout
+    assert done.stderr.startswith("lamb: Expected these licences to be accepted")
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize("detector", ["v1", "v2"])
