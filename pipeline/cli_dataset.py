@@ -88,6 +88,7 @@ def dataset_build(
         raise InputError(
             f"Expected --modalities among {', '.join(MODALITIES)} but got {modalities!r}.", code="bad_option"
         )
+    settings = pipeline_settings(options)
     chosen = BuildOptions(
         aligned,
         tuple(name for name in MODALITIES if name in wanted),
@@ -99,12 +100,12 @@ def dataset_build(
         skip_bad,
         cache,
         keep,
-        workers or default_workers(),
+        workers or default_workers(settings),
         licence,
     )
     report = BuildReport(_nothing, bars=False) if quiet else BuildReport(_to_stderr)
     try:
-        counts = build_dataset(source, place, output, chosen, lambda: Extractors(pipeline_settings(options)), report)
+        counts = build_dataset(source, place, output, chosen, lambda: Extractors(settings), report)
     except TableError as error:
         for problem in error.problems if len(error.problems) > 1 else ():
             print(problem, file=sys.stderr)

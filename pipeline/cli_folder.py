@@ -17,7 +17,6 @@ from pipeline.cli_options import OK, SOME_FAILED, Quiet, pipeline_settings, with
 if TYPE_CHECKING:
     from pipeline.settings import PipelineSettings
 
-MEMORY_LIMIT_GB = 3.0
 Folder = Annotated[
     str, typer.Argument(metavar="FOLDER", help="A folder of videos, with all folders in it; with --cluster also a URL.")
 ]
@@ -36,7 +35,9 @@ JsonLog = Annotated[Path | None, typer.Option(metavar="FILE", help="Append event
 TimeLimit = Annotated[
     float, typer.Option(metavar="S", min=1, help="Seconds a file may take, and 30 more per second of video.")
 ]
-MemoryLimit = Annotated[float, typer.Option(metavar="GB", min=0.1, help="Memory that one worker may take.")]
+MemoryLimit = Annotated[
+    float | None, typer.Option(metavar="GB", min=0.1, help="Memory that one worker may take; default 3, py-feat 5.")
+]
 ClusterAddress = Annotated[
     str | None,
     typer.Option("--cluster", metavar="ADDRESS", help="Run on Ray: auto (this machine's cluster), local or host:port."),
@@ -71,7 +72,7 @@ def label(
     follow_links: FollowLinks = False,
     json_log: JsonLog = None,
     time_limit: TimeLimit = 300.0,
-    memory_limit: MemoryLimit = MEMORY_LIMIT_GB,
+    memory_limit: MemoryLimit = None,
     cluster: ClusterAddress = None,
     needs: StageNeeds = None,
     quiet: Quiet = False,
@@ -82,6 +83,12 @@ def label(
 
     Example: lamb label videos/ --output results/ --workers 4
     """
+    from pipeline.folder import usual_limits
+
+    settings = pipeline_settings(options)
+    limits = usual_limits(settings)
+    if memory_limit is not None:
+        limits["memory_limit"] = int(memory_limit * 1e9)
     common: dict[str, Any] = {
         "checkpoint": checkpoint,
         "workers": workers,
@@ -92,9 +99,8 @@ def label(
         "keep": keep,
         "follow_links": follow_links,
         "time_limit_s": time_limit,
-        "memory_limit": int(memory_limit * 1e9),
+        **limits,
     }
-    settings = pipeline_settings(options)
     if cluster is not None:
         from pipeline.cli_cluster import run_on_cluster
 
@@ -123,7 +129,7 @@ def run_folder(
 ) -> int:
     """Plan, work, and the table at the end; returns the exit status. Raises LambError where nothing can start."""
     from pipeline.discovery import find_media
-    from pipeline.folder import SETTLED_S, FolderOptions, FolderRun
+    from pipeline.folder import SETTLED_S, FolderOptions, FolderRun, usual_limits
     from pipeline.folder_report import log_end, plan_lines, print_outcomes, progress, survey_run
     from pipeline.predict import Predictor, load_checkpoint
     from pipeline.stages import Plan
@@ -147,7 +153,8 @@ def run_folder(
         "tables": tables,
     }
     gpu = settings.compute_device == "cuda"
-    options = FolderOptions(folder, output, n_workers=workers or default_workers(), gpu=gpu, **limits)
+    limits = usual_limits(settings) | limits
+    options = FolderOptions(folder, output, n_workers=workers or default_workers(settings), gpu=gpu, **limits)
     run = FolderRun(options, Plan(extractors, product, fingerprint, only, tables), start, about)
     signal.signal(signal.SIGTERM, _interrupt)
     say = (lambda line: None) if quiet else (lambda line: print(line, file=sys.stderr, flush=True))
@@ -182,9 +189,11 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def default_workers() -> int:
+def default_workers(settings: PipelineSettings) -> int:
     """A worker per core, as far as memory goes."""
     import psutil
 
+    from pipeline.folder import usual_limits
+
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, int(psutil.virtual_memory().available / (MEMORY_LIMIT_GB * 1e9))))
+    return max(1, min(cores, int(psutil.virtual_memory().available / usual_limits(settings)["memory_limit"])))

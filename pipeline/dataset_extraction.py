@@ -26,7 +26,7 @@ from data.spec import Modality
 from data.track import FeatureTrack
 from extractors.weights import sha256_file
 from pipeline.discovery import Discovery, Found
-from pipeline.folder import FolderOptions, FolderRun, item_of
+from pipeline.folder import FolderOptions, FolderRun, item_of, usual_limits
 from pipeline.parts import AcousticPart, FacialPart, Part, SpeechPart, pack, unpack
 from pipeline.stages import Opened, Plan, StageRunner, Work
 from pipeline.store import LocalStore
@@ -119,9 +119,8 @@ class Extraction:
             "tables": False,
             "stages": list(self.plan.stages),
         }
-        options = FolderOptions(
-            self.root, self.cache, n_workers=self.n_workers, gpu=settings.compute_device == "cuda", keep=True
-        )
+        gpu = settings.compute_device == "cuda"
+        options = FolderOptions(self.root, self.cache, self.n_workers, gpu=gpu, **usual_limits(settings))
         run = FolderRun(options, self.plan, start, None, find=lambda: _found(by_name))
         plan = survey_run(run, run.scan())
         for line in plan_lines(plan):

@@ -31,6 +31,7 @@ from pipeline.claims import Claims
 from pipeline.crew import Crew, Lane, Task
 from pipeline.discovery import Discovery, Found, find_media
 from pipeline.parts import unpack
+from pipeline.settings import PipelineSettings
 from pipeline.stages import FINAL, Item, Opened, Plan, Work
 from pipeline.store import LocalStore
 
@@ -80,6 +81,14 @@ class FolderOptions:
     def n_active(self) -> int:
         """Files at work at a time: enough that no worker waits, few enough that nothing piles up."""
         return sum(lane.n_workers * lane.capacity for lane in self.lanes) + 2
+
+
+def usual_limits(settings: PipelineSettings) -> dict[str, Any]:
+    """Memory and time that a worker with these settings may take: py-feat's networks are larger, and slow on a CPU
+    (docs/face_backends.md)."""
+    if settings.face_backend.startswith("py-feat"):
+        return {"memory_limit": 5 * 10**9, "time_limit_per_s": 120.0}
+    return {"memory_limit": FolderOptions.memory_limit, "time_limit_per_s": FolderOptions.time_limit_per_s}
 
 
 Report = Callable[[Done], None]

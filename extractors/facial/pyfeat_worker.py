@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 SCORE_AT_LEAST = 0.5  # py-feat's own default for a face to count
-# One detection pass holds about 250 bytes of activations per pixel; a batch is cut so that memory stays bounded.
+# A detection pass took about 220 bytes per pixel (v2, CPU); a batch is cut so that memory stays bounded.
 PIXELS_PER_PASS = {"cpu": 2_000_000, "cuda": 16_000_000}
 FAILED_AT_MOST = (
     10  # faces on which py-feat may fail (landmarks all in one place, say) while it fails on more than it does
