@@ -67,6 +67,11 @@ def test_no_pickle_and_no_shell_in_the_code() -> None:
             if path == ROOT / "data" / "foreign.py":  # the one restricted reader of other people's files
                 assert not re.search(r"pickle\.(loads?|dumps?|_?Pickler|_Unpickler)\b", code), path
                 continue
+            if (
+                path == ROOT / "data" / "exports" / "mmsa_pkl.py"
+            ):  # the one that writes one, for a tool that reads nothing else
+                assert not re.search(r"pickle\.(loads?|_?Unpickler)\b", code), path
+                continue
             assert not re.search(r"^\s*(import|from) (pickle|joblib|dill|shelve)\b", code, re.MULTILINE), path
             assert "shell=True" not in code, path  # the rule itself: no shell strings anywhere
             for call in re.finditer(r"torch\.load\(", code):
