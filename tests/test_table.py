@@ -11,17 +11,21 @@ from data.sources import LabelledItem
 from data.table import TableError, TableOptions, length_problems, read_table, write_table
 
 
-def table(folder: Path, text: str, *files: str, options: TableOptions = TableOptions(), encoding: str = "utf-8"):
+def table(folder: Path, text: str, *files: str, options: TableOptions | None = None, encoding: str = "utf-8"):
     for name in files:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"x")
     path = folder / "labels.csv"
     path.write_bytes(text.encode(encoding))
-    return read_table(path, options=options)
+    return read_table(path, options=options or TableOptions())
 
 
 def test_ratings_lists_times_and_texts(tmp_path: Path) -> None:
-    text = 'File,Start_S,end_s,split,speaker,text,joy,Fear\na.mp4,0:01:02.5,63,dev,ann,"well, yes",0.33,0\nd/b.wav,,,Train,bob,,0,2\n'
+    text = (
+        "File,Start_S,end_s,split,speaker,text,joy,Fear\n"
+        'a.mp4,0:01:02.5,63,dev,ann,"well, yes",0.33,0\n'
+        "d/b.wav,,,Train,bob,,0,2\n"
+    )
     found = table(tmp_path, text, "a.mp4", "d/b.wav")
     assert found.problems == ()
     assert found.labels == ("joy", "fear")
