@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from data.batches import Sample
     from data.dataset import DatasetHeader
 
-EXPORTS = Registry("export", "data.exports")
+EXPORTS = Registry("format for export", "data.exports")
 KIND = "lamb-export"
 SCHEMA = 1
 
