@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -63,6 +64,7 @@ def random(tmp_path_factory: pytest.TempPathFactory, feat_media: Path):
     assert done.returncode == 0, done.stderr[-2000:]
     yield Random(weights, picture, json.loads((weights / "reference.json").read_text()))
     pyfeat_process.close_idle()
+    shutil.rmtree(weights)  # 800 MB; pytest keeps the folders of three runs
 
 
 @pytest.fixture(params=DETECTORS, scope="module")  # of the module: each one's process is started once
