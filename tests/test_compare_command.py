@@ -22,6 +22,9 @@ from tests.planted_dataset import planted_folder
 QUICK = ["training.epochs=1", "training.batch_size=32", "model.width=10", "model.ff_hidden=8", "model.decoder_hidden=8"]
 
 
+pytestmark = pytest.mark.xdist_group("compare")  # what they share is made once
+
+
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("data")

@@ -31,6 +31,9 @@ LONGEST_S = 60.0  # one small file; a hang, not slowness
 DOCUMENTED = set(re.findall(r"`(\w+)`", (Path(__file__).parents[1] / "docs" / "output.md").read_text()))
 
 
+pytestmark = pytest.mark.xdist_group("hostile")  # what they share is made once
+
+
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
     return Predictor(load_checkpoint(None, "cpu"), Extractors(PipelineSettings(device="cpu")))

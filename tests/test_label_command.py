@@ -25,6 +25,9 @@ from tests.test_folder_run import results
 OPTIONS = ("--threads", "1", "--device", "cpu")
 
 
+pytestmark = pytest.mark.xdist_group("label")  # what they share is made once
+
+
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory, feat_media: Path, speech_wav: Path) -> Path:
     """A face that talks for 4 s, a picture with a tone under two names, a sound, a letter that calls itself a video."""
