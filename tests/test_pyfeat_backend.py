@@ -173,6 +173,17 @@ def test_the_process_is_kept_for_the_next_file(folder):
     assert not psutil.pid_exists(first.pid)
 
 
+def test_a_process_that_died_while_it_waited_is_replaced(folder):
+    extract_faces(_frames((16,)), _settings(folder))
+    (first,) = pyfeat_process._idle
+    os.kill(first.pid, signal.SIGKILL)
+    first._process.wait()
+    track = extract_faces(_frames((16,)), _settings(folder)).track
+    assert track.valid.all()
+    (second,) = pyfeat_process._idle
+    assert second.pid != first.pid
+
+
 def test_a_file_that_breaks_off_leaves_the_process_whole(folder):
     def frames():
         yield from _frames(*[(16,)] * 8)

@@ -236,7 +236,8 @@ def borrowed(start: Start) -> Iterator[Worker]:
         yield worker
     finally:
         _idle.append(worker)
-        for one in [one for one in _idle if not one.ready] + _idle[:-IDLE_KEPT]:
+        kept = [one for one in _idle if one.ready][-IDLE_KEPT:]
+        for one in [one for one in _idle if one not in kept]:
             _idle.remove(one)
             one.close()
 
