@@ -33,6 +33,7 @@ from lamb.training import TrainSettings, fit
 from pipeline.starter_data import pooled
 from pipeline.starter_joins import LABELS, Groups, draw_weights
 from pipeline.starter_measure import calibrate_shared
+from pipeline.starter_teachers import Words, finish_words
 
 LICENCE = "CC BY-NC-SA 4.0 (non-commercial, because RAVDESS is)"
 MAX_STEPS = (60, 800, 400)
@@ -78,6 +79,7 @@ class Recipe:
     shares : of draws; forty thousand comments would drown a thousand voices and faces.
     column_dropout : share of the columns of text, audio and visual that are hidden in each training sample.
     agreement : weight of :class:`Agreeing`'s loss, 0 for none.
+    words : how the words are trained on at the end, None for not at all.
     """
 
     model: dict[str, Any] = field(default_factory=lambda: dict(MODEL))
@@ -88,6 +90,7 @@ class Recipe:
     )
     column_dropout: tuple[float, float, float] = (0.0, 0.5, 0.0)
     agreement: float = 0.5
+    words: Words | None = field(default_factory=Words)
 
 
 @dataclass(frozen=True)
@@ -128,8 +131,10 @@ def train(prepared: Prepared, recipe: Recipe, say: Say) -> Checkpoint:
     watched = [s for name in ("audio", "visual", "joined") for s in valid[name]] + valid["text"][:N_WATCHED_TEXTS]
     torch.manual_seed(training.seed)
     # samples are pooled already, so that it is not done again in every epoch
-    model = Agreeing(ready.model.model_copy(update={"pooling": (1, 1, 1)}))
+    settings = ready.model.model_copy(update={"pooling": (1, 1, 1)})
+    model = Agreeing(settings)
     model.agreement = recipe.agreement
+    augment = augmenter(prepared.specs, recipe.column_dropout)
 
     def on_epoch(event: dict[str, Any]) -> None:
         say(
@@ -146,10 +151,13 @@ def train(prepared: Prepared, recipe: Recipe, say: Say) -> Checkpoint:
         LABELS.names,
         on_epoch=on_epoch,
         sampler_weights=weights,
-        augment=augmenter(prepared.specs, recipe.column_dropout),
+        augment=augment,
     )
+    state = result.best_state
+    if recipe.words is not None:
+        state = finish_words(state, settings, ready.groups, recipe.words, augment, say, training.seed)
     final = LAMB(ready.model)
-    final.load_state_dict(result.best_state)
+    final.load_state_dict(state)
     checkpoint = Checkpoint(
         model=final,
         label_set=LABELS,

@@ -54,6 +54,15 @@ def prepared(n_each: int = 140):
     return Prepared(groups, SPECS, {"text": 0, "audio": 0, "visual": 0})
 
 
+def quick_words():
+    """One teacher of the words and few epochs."""
+    from pipeline.starter_teachers import STUDENT, TEACHER, Words
+
+    quick = {"batch_size": 32, "ema_decay": 0.9, "learning_rate": 3e-3}
+    teacher = TEACHER.model_copy(update={**quick, "epochs": 12})
+    return Words(1, teacher, STUDENT.model_copy(update={**quick, "epochs": 1}))
+
+
 def test_joined_samples_agree_with_their_parts() -> None:
     joined = prepared().groups["train"]["joined"]
     assert {sum(sample.presence) for sample in joined} == {2, 3}
@@ -200,9 +209,11 @@ def test_the_recipe_learns_planted_emotions_and_writes_its_card() -> None:
         shares=dict.fromkeys(SHARES, 0.25),  # the real sets differ a hundredfold in size, the planted ones do not
         column_dropout=(0.0, 0.2, 0.0),
         spread_steps=(0, 1, 0),
+        words=quick_words(),
     )
     lines: list[str] = []
     checkpoint = train(data, recipe, lines.append)
+    assert [line.split(":")[0] for line in lines[-2:]] == ["teacher 0 of words", "words, epoch 1"]
     assert any(line.endswith("best") for line in lines)
     checkpoint.provenance = {"command": "the command"}
     checkpoint.metrics = measured(checkpoint, data)
@@ -249,6 +260,63 @@ def test_agreement_is_of_one_modality_with_all() -> None:
     assert np.mean(found) == pytest.approx(2 * np.mean(expected), abs=4 * uncertainty)
     single = collate(planted(14, 0)["audio"], (8, 8, 8))
     assert float(model.training_loss(single, lambda logits: logits.sum() * 0).detach()) == 0
+
+
+def test_what_teachers_say_is_a_share_of_the_targets() -> None:
+    """Against cross-entropy written out in numpy on mixed targets: it is linear in them."""
+    import torch
+
+    from lamb.model import LAMB
+    from lamb.objective import objective
+    from lamb.settings import ModelSettings
+    from pipeline.starter_teachers import Student
+
+    torch.manual_seed(0)
+    settings = ModelSettings(dims=(8, 8, 8), n_labels=6, width=10, heads=2, dropout=0.3)
+    teachers = [LAMB(settings.model_copy(update={"encoders": ("T",)})).eval() for _ in range(2)]
+    model = Student(settings, teachers, 0.7)
+    assert set(model.state_dict()) == set(LAMB(settings).state_dict()), "teachers do not ship"
+    for name, varies in (("text", False), ("audio", True), ("text", False)):
+        batch = collate(planted(14, 0)[name], (8, 8, 8))
+
+        def criterion(x: torch.Tensor, y: torch.Tensor | None = batch.labels) -> torch.Tensor:
+            assert y is not None
+            return objective(x, y, smoothing=0.0)
+
+        model.train()
+        found = [float(model.training_loss(batch, criterion).detach()) for _ in range(2)]
+        assert (found[0] != found[1]) == varies, "comments are learnt without dropout"
+        if name == "text":
+            assert batch.labels is not None
+            x = model.eval()(batch).detach().double().numpy()
+            said = np.mean([teacher(batch).detach().double().sigmoid().numpy() for teacher in teachers], axis=0)
+            y = 0.3 * batch.labels.double().numpy() + 0.7 * said
+            assert found[0] == pytest.approx((np.logaddexp(0, x) - y * x).sum(axis=1).mean(), rel=1e-5)
+
+
+def test_words_are_finished_without_touching_voice_and_face() -> None:
+    import torch
+
+    from lamb.model import LAMB
+    from pipeline.starter_teachers import WORDS_ENCODER, finish_words
+    from pipeline.starter_training import Ready, Recipe
+
+    ready = Ready.of(prepared(140), Recipe(model={"n_labels": 6, "width": 20, "ff_hidden": 40}))
+    torch.manual_seed(0)
+    model = LAMB(ready.model.model_copy(update={"pooling": (1, 1, 1)}))
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    lines: list[str] = []
+    after = finish_words(before, model.settings, ready.groups, quick_words(), lambda b, _: b, lines.append, 0)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(name.startswith(WORDS_ENCODER) for name in changed)
+    model.eval()
+    for name, same in (("text", False), ("audio", True), ("visual", True), ("joined", False)):
+        batch = collate(ready.groups["valid"][name], ready.model.dims, None)
+        model.load_state_dict(before)
+        first = model(batch).detach()
+        model.load_state_dict(after)
+        assert torch.equal(first, model(batch).detach()) == same, name
 
 
 def test_the_command_with_other_vectors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
