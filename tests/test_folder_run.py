@@ -111,7 +111,9 @@ def test_what_dies_hangs_or_eats_costs_one_file(videos: Path, tmp_path: Path) ->
     output, marks = tmp_path / "out", tmp_path / "marks"
     for said in ("die", "hang", "eat", "die once"):
         (videos / f"{said}.mp4").write_text(said)
-    run = fake_run(videos, output, marks, n_workers=2, time_limit_s=15.0, time_limit_per_s=0.0, memory_limit=400 * 10**6)
+    run = fake_run(
+        videos, output, marks, n_workers=2, time_limit_s=15.0, time_limit_per_s=0.0, memory_limit=400 * 10**6
+    )
     done = {one.name: one for one in complete(run)}
     failed = {name: one.reasons for name, one in done.items() if one.outcome == "failed"}
     assert failed == {
