@@ -211,7 +211,7 @@ def test_a_file_that_kills_hangs_or_bloats_costs_itself_alone(tmp_path: Path) ->
     for name in ("die", "hang", "eat", "die once", "good"):
         (folder / f"{name}.mp4").write_text(name)
     job = fake_job(
-        str(folder), str(output), marks, time_limit_s=15.0, time_limit_per_s=0.0, memory_limit=3 * 10**8
+        str(folder), str(output), marks, time_limit_s=8.0, time_limit_per_s=0.0, memory_limit=3 * 10**8
     )  # fmt: skip
     operator = FakeStages(job, ("open", "speech", "acoustic", "facial", "finish"))
     found = states(operator, list_media(job.folder))
