@@ -67,9 +67,8 @@ def test_no_pickle_and_no_shell_in_the_code() -> None:
             if path == ROOT / "data" / "foreign.py":  # the one restricted reader of other people's files
                 assert not re.search(r"pickle\.(loads?|dumps?|_?Pickler|_Unpickler)\b", code), path
                 continue
-            if (
-                path == ROOT / "data" / "exports" / "mmsa_pkl.py"
-            ):  # the one that writes one, for a tool that reads nothing else
+            # the one that writes one, for a tool that reads nothing else
+            if path == ROOT / "data" / "exports" / "mmsa_pkl.py":
                 assert not re.search(r"pickle\.(loads?|_?Unpickler)\b", code), path
                 continue
             assert not re.search(r"^\s*(import|from) (pickle|joblib|dill|shelve)\b", code, re.MULTILINE), path
@@ -130,3 +129,30 @@ def test_rooms_import_only_what_they_may() -> None:
         [Path(sys.executable).parent / "lint-imports"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_tests_of_one_group_share_a_worker(tmp_path: Path) -> None:
+    """pytest 9.2 with pytest-xdist 3.8 spreads them without a word, and what they share is made twice."""
+    (tmp_path / "test_group.py").write_text(
+        "import os, time, pytest\n"
+        "@pytest.mark.xdist_group('one')\n"
+        "@pytest.mark.parametrize('number', range(4))\n"
+        "def test(number):\n"
+        f"    open({str(tmp_path)!r} + f'/{{os.environ[\"PYTEST_XDIST_WORKER\"]}}-{{number}}', 'w').close()\n"
+        "    time.sleep(0.2)\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-n",
+        "2",
+        "--dist",
+        "loadgroup",
+        "-p",
+        "no:cacheprovider",
+        "test_group.py",
+    ]
+    subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=60, check=True)
+    assert len({path.name.partition("-")[0] for path in tmp_path.glob("gw*")}) == 1
+    assert len(list(tmp_path.glob("gw*"))) == 4

@@ -218,7 +218,7 @@ def test_mmsa_steps_can_be_capped(tmp_path: Path) -> None:
 def test_mmsa_export_that_was_changed(tmp_path: Path) -> None:
     write_dataset(tmp_path / "dataset")
     (file,) = EXPORTS.get("mmsa-pkl")(tmp_path / "dataset", tmp_path / "a.pkl")
-    content = pickle.loads(file.read_bytes())  # noqa: S301
+    content = pickle.loads(file.read_bytes())  # noqa: S301 (written above)
     for wrong in ({**content, "lamb": 3}, {**content, "lamb": "{}"}, {**content, "train": {}}):
         file.write_bytes(pickle.dumps(wrong))
         with pytest.raises(InputError, match=r"a\.pkl") as caught:

@@ -51,9 +51,8 @@ def labelled(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("labelled") / "results"
     log = output.with_name("log.json")
     before = {path: path.read_bytes() for path in videos.rglob("*") if path.is_file()}
-    relative = os.path.relpath(
-        output, videos.parent
-    )  # as people type it: what is kept and linked must not depend on it
+    # as people type it: what is kept and linked must not depend on it
+    relative = os.path.relpath(output, videos.parent)
     options = ("--output", relative, "--workers", "2", "--json-log", log, *OPTIONS)
     done = lamb("label", videos.name, *options, cwd=videos.parent)
     assert done.returncode == 1, done.stderr
