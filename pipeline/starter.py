@@ -118,7 +118,7 @@ def main() -> None:
         "shares": recipe.shares,
         "column_dropout": list(recipe.column_dropout),
         "agreement": recipe.agreement,
-        "words": {"teachers": recipe.words.n_teachers, "teaching": recipe.words.teaching} if recipe.words else None,
+        "finishes": {how.modality: {"teachers": how.n_teachers, "teaching": how.teaching} for how in recipe.finishes},
         "torch": torch.__version__,
         "python": platform.python_version(),
         "seconds": round(time.monotonic() - started),

@@ -33,7 +33,7 @@ from lamb.training import TrainSettings, fit
 from pipeline.starter_data import pooled
 from pipeline.starter_joins import LABELS, Groups, draw_weights
 from pipeline.starter_measure import calibrate_shared
-from pipeline.starter_teachers import Words, finish_words
+from pipeline.starter_teachers import VOICE, WORDS, Finish, finish
 
 LICENCE = "CC BY-NC-SA 4.0 (non-commercial, because RAVDESS is)"
 MAX_STEPS = (60, 800, 400)
@@ -79,7 +79,7 @@ class Recipe:
     shares : of draws; forty thousand comments would drown a thousand voices and faces.
     column_dropout : share of the columns of text, audio and visual that are hidden in each training sample.
     agreement : weight of :class:`Agreeing`'s loss, 0 for none.
-    words : how the words are trained on at the end, None for not at all.
+    finishes : how single encoders are trained on at the end, one after another.
     """
 
     model: dict[str, Any] = field(default_factory=lambda: dict(MODEL))
@@ -90,7 +90,7 @@ class Recipe:
     )
     column_dropout: tuple[float, float, float] = (0.0, 0.5, 0.0)
     agreement: float = 0.5
-    words: Words | None = field(default_factory=Words)
+    finishes: tuple[Finish, ...] = (WORDS, VOICE)
 
 
 @dataclass(frozen=True)
@@ -154,8 +154,8 @@ def train(prepared: Prepared, recipe: Recipe, say: Say) -> Checkpoint:
         augment=augment,
     )
     state = result.best_state
-    if recipe.words is not None:
-        state = finish_words(state, settings, ready.groups, recipe.words, augment, say, training.seed)
+    for how in recipe.finishes:
+        state = finish(state, settings, ready.groups, how, augment, say, training.seed)
     final = LAMB(ready.model)
     final.load_state_dict(state)
     checkpoint = Checkpoint(

@@ -20,16 +20,21 @@ NAMES = sorted(path.parent.name for path in SHARED.glob("*/covarep.npy"))
 # the worst r a column group may have in any of these recordings
 LIMITS = {
     ("F0", "VUV", "NAQ", "QOQ", "MDQ", "PSP", "H1H2", "peakSlope", "Rd", "Rd_conf"): 0.9999,
-    ("creak",): 0.15,  # not what is wanted (.9), but what there is
+    ("creak",): 0.2,  # a network's guess: in recordings that never creak, correlation measures ripples
     tuple(f"MCEP_{i}" for i in range(25)): 0.9999,
-    tuple(f"HMPDM_{i}" for i in range(24)): 0.98,
-    ("HMPDM_24",): 0.9,
+    tuple(f"HMPDM_{i}" for i in range(24)): 0.9999,
+    ("HMPDM_24",): 0.95,  # random phases, here and in the original
     ("HMPDD_0",): 0.998,
-    tuple(f"HMPDD_{i}" for i in range(1, 13)): 0.6,  # rounding decides: see docs/acoustic.md
+    tuple(f"HMPDD_{i}" for i in range(1, 13)): 0.5,  # rounding decides: see docs/acoustic.md
 }
 
 
-ERRORS = {("NAQ", "QOQ", "MDQ", "PSP"): 1e-4, ("H1H2",): 0.01, tuple(f"MCEP_{i}" for i in range(25)): 1e-6}
+ERRORS = {
+    ("NAQ", "QOQ", "MDQ", "PSP"): 1e-4,
+    ("H1H2",): 0.01,
+    tuple(f"MCEP_{i}" for i in range(25)): 1e-6,
+    tuple(f"HMPDM_{i}" for i in range(24)): 1e-9,
+}
 """The largest median absolute error, in the column's unit."""
 
 
@@ -46,9 +51,7 @@ def test_compat_agrees_with_the_reference() -> None:
     for column in COLUMNS:
         if column.startswith(("HMPDM", "HMPDD")):
             r = [table[column][0] for table in tables.values() if not np.isnan(table[column][0])]
-            assert not r or np.median(r) >= (0.999 if column.startswith("HMPDM") and column != "HMPDM_24" else 0.97), (
-                column
-            )
+            assert not r or np.median(r) >= (0.99 if column.startswith("HMPDM") else 0.97), column
 
 
 @pytest.mark.parametrize("name", NAMES)

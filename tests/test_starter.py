@@ -54,13 +54,14 @@ def prepared(n_each: int = 140):
     return Prepared(groups, SPECS, {"text": 0, "audio": 0, "visual": 0})
 
 
-def quick_words():
-    """One teacher of the words and few epochs."""
-    from pipeline.starter_teachers import STUDENT, TEACHER, Words
+def quick(modality: str):
+    """One teacher of the modality and few epochs."""
+    from pipeline.starter_teachers import VOICE, WORDS
 
-    quick = {"batch_size": 32, "ema_decay": 0.9, "learning_rate": 3e-3}
-    teacher = TEACHER.model_copy(update={**quick, "epochs": 12})
-    return Words(1, teacher, STUDENT.model_copy(update={**quick, "epochs": 1}))
+    how = {"text": WORDS, "audio": VOICE}[modality]
+    update = {"batch_size": 32, "ema_decay": 0.9, "learning_rate": 3e-3}
+    teacher = how.teacher.model_copy(update={**update, "epochs": 12})
+    return replace(how, n_teachers=1, teacher=teacher, student=how.student.model_copy(update={**update, "epochs": 1}))
 
 
 def test_joined_samples_agree_with_their_parts() -> None:
@@ -209,11 +210,16 @@ def test_the_recipe_learns_planted_emotions_and_writes_its_card() -> None:
         shares=dict.fromkeys(SHARES, 0.25),  # the real sets differ a hundredfold in size, the planted ones do not
         column_dropout=(0.0, 0.2, 0.0),
         spread_steps=(0, 1, 0),
-        words=quick_words(),
+        finishes=(quick("text"), quick("audio")),
     )
     lines: list[str] = []
     checkpoint = train(data, recipe, lines.append)
-    assert [line.split(":")[0] for line in lines[-2:]] == ["teacher 0 of words", "words, epoch 1"]
+    assert [line.split(":")[0] for line in lines[-4:]] == [
+        "teacher 0 of text",
+        "text, epoch 1",
+        "teacher 0 of audio",
+        "audio, epoch 1",
+    ]
     assert any(line.endswith("best") for line in lines)
     checkpoint.provenance = {"command": "the command"}
     checkpoint.metrics = measured(checkpoint, data)
@@ -262,7 +268,8 @@ def test_agreement_is_of_one_modality_with_all() -> None:
     assert float(model.training_loss(single, lambda logits: logits.sum() * 0).detach()) == 0
 
 
-def test_what_teachers_say_is_a_share_of_the_targets() -> None:
+@pytest.mark.parametrize(("modality", "other", "dropout"), [("text", "audio", 0.0), ("audio", "text", None)])
+def test_what_teachers_say_is_a_share_of_the_targets(modality: str, other: str, dropout: float | None) -> None:
     """Against cross-entropy written out in numpy on mixed targets: it is linear in them."""
     import torch
 
@@ -270,13 +277,16 @@ def test_what_teachers_say_is_a_share_of_the_targets() -> None:
     from lamb.objective import objective
     from lamb.settings import ModelSettings
     from pipeline.starter_teachers import Student
+    from pipeline.starter_training import VOICE, WORDS
 
     torch.manual_seed(0)
+    how = {"text": WORDS, "audio": VOICE}[modality]
+    assert (how.dropout, how.teaching) == (dropout, 0.7)
     settings = ModelSettings(dims=(8, 8, 8), n_labels=6, width=10, heads=2, dropout=0.3)
-    teachers = [LAMB(settings.model_copy(update={"encoders": ("T",)})).eval() for _ in range(2)]
-    model = Student(settings, teachers, 0.7)
+    teachers = [LAMB(settings.model_copy(update={"encoders": (how.encoder,)})).eval() for _ in range(2)]
+    model = Student(settings, teachers, how)
     assert set(model.state_dict()) == set(LAMB(settings).state_dict()), "teachers do not ship"
-    for name, varies in (("text", False), ("audio", True), ("text", False)):
+    for name, varies in ((modality, dropout is None), (other, True), (modality, dropout is None)):
         batch = collate(planted(14, 0)[name], (8, 8, 8))
 
         def criterion(x: torch.Tensor, y: torch.Tensor | None = batch.labels) -> torch.Tensor:
@@ -285,20 +295,23 @@ def test_what_teachers_say_is_a_share_of_the_targets() -> None:
 
         model.train()
         found = [float(model.training_loss(batch, criterion).detach()) for _ in range(2)]
-        assert (found[0] != found[1]) == varies, "comments are learnt without dropout"
-        if name == "text":
+        assert (found[0] != found[1]) == varies, name
+        if name == modality:
             assert batch.labels is not None
-            x = model.eval()(batch).detach().double().numpy()
+            model.eval()
+            found = [float(model.training_loss(batch, criterion).detach())]
+            x = model(batch).detach().double().numpy()
             said = np.mean([teacher(batch).detach().double().sigmoid().numpy() for teacher in teachers], axis=0)
             y = 0.3 * batch.labels.double().numpy() + 0.7 * said
             assert found[0] == pytest.approx((np.logaddexp(0, x) - y * x).sum(axis=1).mean(), rel=1e-5)
 
 
-def test_words_are_finished_without_touching_voice_and_face() -> None:
+@pytest.mark.parametrize("modality", ["text", "audio"])
+def test_one_modality_is_finished_without_touching_the_others(modality: str) -> None:
     import torch
 
     from lamb.model import LAMB
-    from pipeline.starter_teachers import WORDS_ENCODER, finish_words
+    from pipeline.starter_teachers import finish
     from pipeline.starter_training import Ready, Recipe
 
     ready = Ready.of(prepared(140), Recipe(model={"n_labels": 6, "width": 20, "ff_hidden": 40}))
@@ -306,17 +319,18 @@ def test_words_are_finished_without_touching_voice_and_face() -> None:
     model = LAMB(ready.model.model_copy(update={"pooling": (1, 1, 1)}))
     before = {name: x.clone() for name, x in model.state_dict().items()}
     lines: list[str] = []
-    after = finish_words(before, model.settings, ready.groups, quick_words(), lambda b, _: b, lines.append, 0)
+    how = quick(modality)
+    after = finish(before, model.settings, ready.groups, how, lambda b, _: b, lines.append, 0)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed
-    assert all(name.startswith(WORDS_ENCODER) for name in changed)
+    assert all(name.startswith(f"blending.encoders.{modality[0].upper()}.") for name in changed)
     model.eval()
-    for name, same in (("text", False), ("audio", True), ("visual", True), ("joined", False)):
+    for name in ("text", "audio", "visual", "joined"):
         batch = collate(ready.groups["valid"][name], ready.model.dims, None)
         model.load_state_dict(before)
         first = model(batch).detach()
         model.load_state_dict(after)
-        assert torch.equal(first, model(batch).detach()) == same, name
+        assert torch.equal(first, model(batch).detach()) == (name not in (modality, "joined")), name
 
 
 def test_the_command_with_other_vectors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

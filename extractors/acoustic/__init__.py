@@ -30,12 +30,12 @@ COLUMNS: tuple[str, ...] = (
     *(f"HMPDD_{i}" for i in range(13)),
 )  # fmt: skip
 RATE_HZ = 100.0
-VERSION = "4"
+VERSION = "5"
 
 
 @functools.lru_cache(maxsize=1)
 def _creak_digest() -> str:
-    """sha256 of the shipped creak network, the only weights here, as its card records it."""
+    """sha256 of the shipped creak networks, the only weights here, as its card records it."""
     return json.loads((Path(__file__).with_name("creak.json")).read_text())["sha256"]
 
 

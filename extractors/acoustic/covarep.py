@@ -262,8 +262,12 @@ def _place_frames(file: _File, block: Block, rows: slice, out: Matrix) -> None:
         stretched = np.floor(np.linspace(1, n_samples, kept.sum()) + 0.5)[kept.cumsum()[first + harmonics.frame] - 1]
     values[:, MCEP] = to_instants(stretched if file.compat else at, cepstra, instants)
     mean, deviation = phase_distortion(harmonics, rate_hz, file.mode)
-    around = to_instants(at, np.concatenate([np.cos(mean), np.sin(mean)], axis=1), instants)
-    values[:, HMPDM] = np.arctan2(around[:, 25:], around[:, :25])
+    if file.compat:  # the reference unwraps along time, and counts these frames' samples from 1
+        turned = to_instants(at + 1, np.unwrap(mean, axis=0), instants)
+        values[:, HMPDM] = turned - 2 * np.pi * np.floor(turned / (2 * np.pi) + 0.5)
+    else:
+        around = to_instants(at, np.concatenate([np.cos(mean), np.sin(mean)], axis=1), instants)
+        values[:, HMPDM] = np.arctan2(around[:, 25:], around[:, :25])
     values[:, HMPDD] = to_instants(at, deviation, instants)
 
 
@@ -320,8 +324,9 @@ def _measure(file: _File, out: Matrix, report: Callable[[float], None]) -> None:
         out.defined[:, QUALITY] = False
         out.defined[:, COLUMN["MDQ"]] = False
     creak_s, features = (np.concatenate(parts) for parts in zip(*creak, strict=True))
-    at = creak_s * rate_hz
-    out.values[:, COLUMN["creak"]] = to_instants(at, creak_posterior(features, file.mode), out.instants)
+    at = (creak_s - HOP_S / 2) * rate_hz
+    posterior = creak_posterior(features, n_samples / rate_hz, file.mode)
+    out.values[:, COLUMN["creak"]] = to_instants(at, posterior, out.instants)
     out.defined[:, COLUMN["creak"]] &= _inside(at, out.instants)
     report(1.0)
 

@@ -1,12 +1,12 @@
 """Creaky voice: measurements of irregular, widely spaced glottal pulses, and a posterior 0..1 made of them.
 
-In: upright mono signal (N,) at any rate, pitch track. Out: measurements (M, 48) and posterior (M,) every 10 ms.
+In: upright mono signal (N,) at any rate, pitch track. Out: measurements (M, 51) and posterior (M,) every 10 ms.
 Sources: Ishi, Sakakibara, Ishiguro & Hagita 2008 (short-term power contour, intra-frame periodicity); Drugman, Kane &
 Gobl 2012, 2014 (residual resonator, H2−H1, residual peak prominence).
 Measurements depend on the block of signal they come from, the posterior on all rows of a file.
 
     time_s, features = creak_features(signal, 16000, pitch)
-    posterior = creak_posterior(features)
+    posterior = creak_posterior(features, len(signal) / 16000)
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ WEIGHTS = Path(__file__).with_name("creak.safetensors")
 CARD = WEIGHTS.with_suffix(".json")
 
 BAND_HZ = (100.0, 1500.0)
-FRAME_S = 0.032  # frames begin 10 ms before their row's time
+FRAME_S = 0.032
+FINE_HOP_S = 0.005  # of level and zero crossings
 LAGS_S = (0.0025, 0.015)  # periods that count for the intra-frame periodicity
 RESONATOR_HZ = 150.0  # bandwidth
 RESONATOR_FRAME_S = 0.05
@@ -35,15 +36,24 @@ HARMONICS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)  # of the median F0
 PEAK_REACH_S, PEAK_ITSELF_S = 0.015, 0.006
 CELLS = 5  # 2 ms cells a row
 FLOOR_DB = -120.0
+MEDIAN_ROWS, AROUND_ROWS = 9, 81  # smoothing of the level contour; reach of the loudest frame around it
 
 FRAME_FEATURES = (
-    "silent", "log_nonzero", "all_zero", "zero_crossing_rate", "energy_db", "ifp_highest", "ifp_lowest", "ifp_mean",
-    "log_period_s", "log_f0", "voiced", "srh_score", "log_median_f0", "log_f0_over_median", "resonator_r",
-    "resonator_log_f0", "h2h1_resonator_db", "h2h1_pitch_db", *(f"resonator_{h}_f0_db" for h in HARMONICS),
-    "prominence_resonator", "prominence_residual",
+    "silent", "log_nonzero", "ifp_highest", "ifp_lowest", "ifp_mean", "log_period_s", "log_f0", "voiced", "srh_score",
+    "log_median_f0", "log_f0_over_median", "resonator_r", "resonator_log_f0", "h2h1_resonator_db", "h2h1_pitch_db",
+    *(f"resonator_{h}_f0_db" for h in HARMONICS), "prominence_resonator", "prominence_residual",
 )  # fmt: skip
+FINE_FEATURES = ("energy_db", "all_zero", "zero_crossing_rate")
 CELL_FEATURES = ("band_power_db", "power_db", "residual_peak_db", "nonzero")
-FEATURES = (*FRAME_FEATURES, *(f"{name}_{i}" for name in CELL_FEATURES for i in range(CELLS)))
+FEATURES = (
+    *FRAME_FEATURES,
+    *(f"{name}_{i}" for name in FINE_FEATURES for i in range(2)),
+    *(f"{name}_{i}" for name in CELL_FEATURES for i in range(CELLS)),
+)
+CONTOURS = (
+    "zero_crossing_rate", "below_files_loudest_db", "below_loudest_db", "median_below_loudest_db",
+    "median_of_below_loudest_db", "all_zero", "mostly_zero",
+)  # fmt: skip
 CHUNK_ROWS, MARGIN_ROWS = 4096, 16
 
 
@@ -170,12 +180,14 @@ def creak_features(
 
     width = int(FRAME_S * rate_hz)
     nonzero = (signal != 0.0).astype(float)
-    count = _sums(nonzero, starts, width)
-    crossings = _sums(np.abs(np.diff(np.sign(signal))), starts, width - 1) / (2 * width)
-    energy_db = _decibel(_sums(signal * signal, starts, width) / width)
+    fine = np.round(FINE_HOP_S * rate_hz * np.arange(2 * n_rows)).astype(int)
+    count = _sums(nonzero, fine, width)
+    changes = np.diff(signal >= 0.0, prepend=signal[0] >= 0.0).astype(float)  # +0 counts as positive
+    crossings = _sums(changes, fine + 1, width - 1) / width
+    energy_db = _decibel(_sums(signal * signal, fine, width) / width)
     sos = butter(3, np.array(BAND_HZ) / (rate_hz / 2), "bandpass", output="sos")
     band = np.asarray(sosfiltfilt(sos, signal, padlen=min(30, len(signal) - 1)))
-    periodicity = _periodicity(_frames(band, starts, width), rate_hz)
+    periodicity = _periodicity(_frames(band, centres, width), rate_hz)
     f0_hz, voiced, score = to_instants(
         pitch.time_s, np.stack([pitch.f0_hz, pitch.voiced, np.nan_to_num(pitch.score)], axis=1), time_s
     ).T
@@ -194,29 +206,84 @@ def creak_features(
     filled = _sums(nonzero, cells, int(cell)) / int(cell)
     silent = _sums(lost.astype(float), starts, centres[0]) > 0
     log_f0, log_median = np.log(np.maximum(f0_hz, 20.0)), np.full(n_rows, np.log(median_hz))
-    columns = [silent, np.log2(1 + count), count == 0, crossings, energy_db, *periodicity.T]
+    columns = [silent, np.log2(1 + count[::2]), *periodicity.T]
     columns += [log_f0, voiced, score, log_median, log_f0 - log_median, *resonator.T, *prominence]
     frame_part = np.stack(columns, axis=1)
+    fine_part = [values.reshape(n_rows, 2) for values in (energy_db, count == 0, crossings)]
     cell_part = [values.reshape(n_rows, CELLS) for values in (band_db, power_db, peak_db, filled)]
-    return time_s, np.concatenate([frame_part, *cell_part], axis=1).astype(np.float32)
+    return time_s, np.concatenate([frame_part, *fine_part, *cell_part], axis=1).astype(np.float32)
 
 
-def network_inputs(features: np.ndarray, mode: str) -> tuple[np.ndarray, np.ndarray]:
-    """What the network sees of a whole file's features: rows (M, 29) and 2 ms cells (5 M, 5), float32.
+def network_inputs(features: np.ndarray, duration_s: float, mode: str) -> tuple[np.ndarray, np.ndarray]:
+    """What the network sees of a whole file's features: rows (M, 33) and 2 ms cells (5 M, 5), float32.
 
-    Levels become relative to the file's loudest frame. In the reference, digital silence makes the residual NaN and,
+    Levels become relative to the loudest frames. In the reference, digital silence makes the residual NaN and,
     through recursive filters, every residual feature after it: ``compat`` marks those rows, ``fixed`` none.
     """
-    rows = features[:, : len(FRAME_FEATURES)].astype(np.float32)
-    spoilt = np.maximum.accumulate(rows[:, 0]) if mode == "compat" else np.zeros(len(rows), dtype=np.float32)
-    energy = FRAME_FEATURES.index("energy_db")
-    loudest = rows[:, energy].max(initial=FLOOR_DB)
-    rows[:, energy] -= loudest
-    rows = np.concatenate([rows, spoilt[:, None]], axis=1)
-    cells = [part.reshape(-1) for part in np.split(features[:, len(FRAME_FEATURES) :], len(CELL_FEATURES), axis=1)]
-    contours = [_without_trend(values) / 8 for values in cells[:3]]
+    rows, fine, cells = _parts(features)
+    spoilt = np.maximum.accumulate(rows[:, 0]) if mode == "compat" else np.zeros(len(rows))
+    contours, loudest = _contours(fine, duration_s, mode)
+    rows = np.concatenate([rows, spoilt[:, None], contours], axis=1)
+    shapes = [_without_trend(values) / 8 for values in cells[:3]]
     level = np.maximum(cells[1] - loudest, -90.0) / 20 + 1
-    return rows, np.stack([*contours, level, cells[3]], axis=1).astype(np.float32)
+    return rows.astype(np.float32), np.stack([*shapes, level, cells[3]], axis=1).astype(np.float32)
+
+
+def _parts(features: np.ndarray) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
+    """Features by their step: per row (M, 25), every 5 ms (3 times 2 M), every 2 ms (4 times 5 M)."""
+    begin = len(FRAME_FEATURES)
+    end = begin + 2 * len(FINE_FEATURES)
+    fine = np.split(features[:, begin:end], len(FINE_FEATURES), axis=1)
+    cells = np.split(features[:, end:], len(CELL_FEATURES), axis=1)
+    return features[:, :begin], [part.reshape(-1) for part in fine], [part.reshape(-1) for part in cells]
+
+
+def _places(n_rows: int, duration_s: float, mode: str) -> tuple[np.ndarray, int]:
+    """Where the rows' times lie among the frames of 5 ms hop (M,), and the number of those frames.
+
+    The reference lays the frames evenly over the file, the first at its first and the last at its last sample, though
+    the last one begins 32 ms before the end: ``compat`` does so too, ``fixed`` takes the frame around the row's time.
+    """
+    time_s = HOP_S * np.arange(1, n_rows + 1)
+    n_frames = min(2 * n_rows, max(2, int((duration_s - FRAME_S) / FINE_HOP_S + 1e-6) + 1))
+    if mode == "compat":
+        return time_s / (duration_s - 1 / 16000) * (n_frames - 1), n_frames
+    return (time_s - FRAME_S / 2) / FINE_HOP_S, n_frames
+
+
+def _contours(fine: list[np.ndarray], duration_s: float, mode: str) -> tuple[np.ndarray, float]:
+    """Zero crossings, levels below the loudest frame of the file and of .8 s around, digital silence, (M, 7); the loudest."""
+    from scipy.ndimage import maximum_filter1d, median_filter
+
+    places, n_frames = _places(len(fine[0]) // 2, duration_s, mode)
+    level, empty, crossings = (np.interp(places, np.arange(n_frames), values[:n_frames]) for values in fine)
+    loudest = float(fine[0][:n_frames].max(initial=FLOOR_DB))
+
+    def below_loudest(values: np.ndarray) -> np.ndarray:
+        return values - maximum_filter1d(values, AROUND_ROWS, mode="constant", cval=2 * FLOOR_DB)
+
+    def smooth(values: np.ndarray) -> np.ndarray:
+        return median_filter(values, MEDIAN_ROWS, mode="constant", cval=FLOOR_DB)
+
+    below = below_loudest(level)
+    contours = [crossings, level - loudest, below, below_loudest(smooth(level)), smooth(below), empty]
+    contours.append(median_filter(empty, MEDIAN_ROWS, mode="nearest"))
+    return np.stack(contours, axis=1), loudest
+
+
+def missing_rows(features: np.ndarray, duration_s: float) -> np.ndarray:
+    """Rows where the reference has NaN: one of the two times it averages has features both +inf and −inf, (M,) bool.
+
+    Interpolated towards an empty frame the level is −inf, and so are its differences in time; towards the next frame
+    with sound the differences are +inf; between two empty frames nothing is left to add up. The first time is missing.
+    """
+    places, n_frames = _places(len(features), duration_s, "compat")
+    empty = _parts(features)[1][1][:n_frames] > 0
+    before = np.clip(np.floor(places).astype(int), 0, n_frames - 2)
+    entry = ~empty[before] & empty[before + 1]
+    filled = ~empty[before] & ~empty[before + 1]
+    lost = entry | (np.append(False, entry[:-1]) & filled)
+    return lost | np.append(True, lost[:-1])
 
 
 def _without_trend(values: np.ndarray) -> np.ndarray:
@@ -235,7 +302,7 @@ def _convolve(values: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.nd
 
 
 def run_network(rows: np.ndarray, cells: np.ndarray, network: dict[str, np.ndarray]) -> np.ndarray:
-    """Posterior and probability that the reference has NaN, (M, 2): convolutions over cells, then over rows."""
+    """Posterior at the rows' times, (M,): convolutions over cells, then over rows."""
 
     def layer(values: np.ndarray, name: str) -> np.ndarray:
         return np.maximum(_convolve(values, network[f"{name}.weight"], network[f"{name}.bias"]), 0)
@@ -245,12 +312,26 @@ def run_network(rows: np.ndarray, cells: np.ndarray, network: dict[str, np.ndarr
     hidden = layer(np.concatenate([fine.max(axis=1), fine.mean(axis=1), scaled], axis=1), "entry")
     for name in ("row_1", "row_2", "row_3"):
         hidden = hidden + layer(hidden, name)
-    return 1 / (1 + np.exp(-_convolve(hidden, network["exit.weight"], network["exit.bias"])))
+    return 1 / (1 + np.exp(-_convolve(hidden, network["exit.weight"], network["exit.bias"])[:, 0]))
+
+
+def run_networks(rows: np.ndarray, cells: np.ndarray, weights: dict[str, np.ndarray]) -> np.ndarray:
+    """Mean posterior of networks that differ in their seed, half a hop before each row's time, (M,).
+
+    That is where the output rows lie: the mean of two neighbours. The first row has none before it and stands alone.
+    ``weights`` are named ``seed.layer.weight``.
+    """
+    seeds = sorted({name.partition(".")[0] for name in weights})
+    each = (
+        {name.partition(".")[2]: value for name, value in weights.items() if name.startswith(f"{s}.")} for s in seeds
+    )
+    posterior = np.mean([run_network(rows, cells, network) for network in each], axis=0)
+    return (np.append(posterior[:1], posterior[:-1]) + posterior) / 2
 
 
 @functools.lru_cache(maxsize=1)
-def _network() -> dict[str, np.ndarray]:
-    """The shipped network, its sha256 checked against its card. Raises WeightsError if it is missing or differs."""
+def _weights() -> dict[str, np.ndarray]:
+    """The shipped networks, their sha256 checked against their card. Raises WeightsError if missing or different."""
     from safetensors.numpy import load_file
 
     card = json.loads(CARD.read_text())
@@ -258,17 +339,19 @@ def _network() -> dict[str, np.ndarray]:
     return load_file(WEIGHTS)
 
 
-def creak_posterior(features: np.ndarray, mode: str = "fixed") -> np.ndarray:
-    """Posterior 0..1 per row of a whole file's features (M, len(FEATURES)); ``compat`` has NaN where the reference does."""
+def creak_posterior(features: np.ndarray, duration_s: float, mode: str = "fixed") -> np.ndarray:
+    """Posterior 0..1 of a whole file's features (M, len(FEATURES)), each 5 ms before its row's time, (M,).
+
+    ``compat`` has NaN where the reference does.
+    """
     if not len(features):
         return np.zeros(0)
-    rows, cells = network_inputs(features, mode)
-    out = np.empty(len(rows))
+    rows, cells = network_inputs(features, duration_s, mode)
+    posterior = np.empty(len(rows))
     for begin in range(0, len(rows), CHUNK_ROWS):
         first, last = max(0, begin - MARGIN_ROWS), min(len(rows), begin + CHUNK_ROWS + MARGIN_ROWS)
-        part = run_network(rows[first:last], cells[CELLS * first : CELLS * last], _network())
-        part = part[begin - first : begin - first + CHUNK_ROWS]
-        out[begin : begin + len(part)] = np.where(
-            (part[:, 1] > 0.5) & (mode == "compat"), np.nan, part[:, 0].astype(np.float64)
-        )
-    return out
+        part = run_networks(rows[first:last], cells[CELLS * first : CELLS * last], _weights())
+        posterior[begin : begin + CHUNK_ROWS] = part[begin - first : begin - first + CHUNK_ROWS]
+    if mode == "compat":
+        posterior[missing_rows(features, duration_s)] = np.nan
+    return posterior

@@ -25,14 +25,14 @@ CHUNK_FRAMES = 512
 
 
 @njit(cache=True)
-def _levels(amplitude, count, f0, step_hz, out):
+def _levels(amplitude, count, spacing, step_hz, out):
     """Log amplitudes on the bins: lines between the harmonics, the first one's down to 0 Hz, the last one's held."""
     for i in range(out.shape[0]):
         n = count[i]
         before = after = np.log(max(amplitude[i, min(1, n)], 1e-300))
         h = 1
         for b in range(out.shape[1]):
-            position = b * step_hz / f0[i]
+            position = b * step_hz / spacing[i]
             while h < n and position >= h:
                 h += 1
                 before, after = after, np.log(max(amplitude[i, h], 1e-300))
@@ -41,7 +41,7 @@ def _levels(amplitude, count, f0, step_hz, out):
 
 
 @njit(cache=True)
-def _distortion(minimum, phase, count, f0, step_hz, beyond, out):
+def _distortion(minimum, phase, count, spacing, f0, step_hz, beyond, out):
     # lines between the harmonics' values, 0 at 0 Hz and below .95 F0; above the last one a line that climbs by `beyond`
     for i in range(phase.shape[0]):
         n = count[i]
@@ -49,7 +49,7 @@ def _distortion(minimum, phase, count, f0, step_hz, beyond, out):
         previous = 0.0
         first = 0.0
         for h in range(1, n + 1):
-            position = h * f0[i] / step_hz
+            position = h * spacing[i] / step_hz
             cell = min(int(position), minimum.shape[1] - 2)
             w = position - cell
             p = phase[i, h] - (minimum[i, cell] * (1.0 - w) + minimum[i, cell + 1] * w)
@@ -71,7 +71,8 @@ def distortion(harmonics: Harmonics, rate_hz: float, mode: str, seed: int = 1) -
     """Phase distortion of every frame on 513 bins from 0 Hz to Nyquist, (M, 513) radians.
 
     Bins above the last harmonic hold its value; in ``compat`` they lead to a random one, as in the reference, where
-    some frame has more harmonics. ``fixed`` works in float32.
+    some frame has more harmonics. The reference takes the envelope and its minimum phase at multiples of the harmonics'
+    median spacing and the distortion at those of F0; ``fixed`` takes all at those of F0, in float32.
     """
     step_hz = rate_hz / (2 * (N_BINS - 1))
     dtype = np.float64 if mode == "compat" else np.float32
@@ -84,9 +85,10 @@ def distortion(harmonics: Harmonics, rate_hz: float, mode: str, seed: int = 1) -
     for begin in range(0, len(out), CHUNK_FRAMES):
         rows = slice(begin, begin + CHUNK_FRAMES)
         count, f0, amplitude = harmonics.count[rows], harmonics.f0_hz[rows], harmonics.amplitude[rows]
+        spacing = harmonics.spacing_hz[rows] if mode == "compat" else f0
         level = np.empty((len(count), N_BINS), dtype)
-        _levels(amplitude, count, f0, step_hz, level)
-        _distortion(minimum_phase(level), harmonics.phase[rows], count, f0, step_hz, beyond[rows], out[rows])
+        _levels(amplitude, count, spacing, step_hz, level)
+        _distortion(minimum_phase(level), harmonics.phase[rows], count, spacing, f0, step_hz, beyond[rows], out[rows])
     if harmonics.wide is not None:
         out[harmonics.wide.frame] = distortion(harmonics.wide, rate_hz, mode, seed + 1)
     return out
