@@ -24,11 +24,12 @@ WINDOW_S, HOP_S = 0.025, 0.010
 TOP_HZ = 8000.0
 RANGE_DB = 70.0
 LONGEST_S = 120.0  # more than this on one page shows nothing
-ROWS = (
-    ("F0", "F0 (Hz)", "pitch"),
-    ("NAQ", "NAQ", "normalised amplitude quotient: pressed (low) to breathy (high)"),
-    ("Rd", "Rd", "glottal pulse shape: pressed (.3) to breathy (2.5)"),
-    ("creak", "creak", "posterior of creaky voice"),
+QUIETEST = 1e-4  # of full scale (−80 dB): what is softer is not drawn as bright as a voice
+ROWS = (  # column, label, what it is, limits and a word where it does not exist at all
+    ("F0", "F0 (Hz)", "pitch", (50, 500), "no voice"),
+    ("NAQ", "NAQ", "normalised amplitude quotient: pressed (low) to breathy (high)", (0, 0.3), "no voice"),
+    ("Rd", "Rd", "glottal pulse shape: pressed (.3) to breathy (2.5)", (0.3, 2.5), "no voice"),
+    ("creak", "creak", "posterior of creaky voice", (0, 1), "no sound to measure"),
 )
 
 
@@ -36,16 +37,22 @@ def plot_file(path: Path, output: Path, start_s: float = 0.0, end_s: float | Non
     """Analyse the whole sound of a file and draw ``start_s``..``end_s`` of it.
 
     Raises InputError: the file cannot be read (see ``extractors.media.probe``), has no sound, the interval is empty or
-    longer than two minutes, or ``output`` exists and is no picture of ours.
+    longer than two minutes, or ``output`` is no name of a PNG, or exists and is no picture of ours.
     """
     from extractors.acoustic import covarep_features
 
+    if output.suffix.lower() != ".png":
+        raise InputError(
+            f"Expected --output to end in .png but got {str(output)!r}: pictures are PNG.", code="bad_option"
+        )
     check_replaceable(output)
     info = probe(path, Limits())
     if not info.has_audio:
         raise InputError(f"Expected sound in {str(path)!r} but it has none.", code="no_audio")
-    with decode_audio(info) as audio:
+    with decode_audio(info, only="native") as audio:
         length_s = len(audio.native) / audio.native_rate_hz
+        if not length_s:
+            raise InputError(f"Expected sound in {str(path)!r} but it has no samples.", code="no_audio")
         end_s = min(length_s, end_s if end_s is not None else start_s + LONGEST_S)
         if not 0 <= start_s < end_s <= start_s + LONGEST_S:
             raise InputError(
@@ -99,10 +106,16 @@ def _figure(samples: np.ndarray, rate_hz: int, track: FeatureTrack, title: str, 
     spectrum.set_title(_plain(title))
     inside = (track.end_s > start_s) & (track.start_s < end_s)
     middle = (track.start_s[inside] + track.end_s[inside]) / 2
-    for axis, (column, label, what) in zip(axes, ROWS, strict=True):
+    for axis, (column, label, what, limits, missing) in zip(axes, ROWS, strict=True):
         i = track.spec.columns.index(column)
-        known = track.valid[inside] if track.defined is None else track.defined[inside, i]
-        axis.plot(middle, np.where(known, track.values[inside, i], np.nan), color="tab:blue", linewidth=1.2)
+        known = track.valid[inside]
+        if track.defined is not None:
+            known = known & track.defined[inside, i]
+        curve = np.where(known, track.values[inside, i], np.nan)
+        axis.plot(middle, curve, color="tab:blue", linewidth=1.2, marker=".", markersize=2)  # a row alone has no line
+        if not known.any():
+            axis.set_ylim(*limits)
+            axis.text(0.5, 0.5, missing, transform=axis.transAxes, ha="center", va="center", color="0.35")
         axis.set_ylabel(label)
         axis.set_title(what, loc="left", fontsize=8, color="0.35", pad=2)
         axis.grid(alpha=0.3)
@@ -119,9 +132,13 @@ def _spectrogram(axis: Any, samples: np.ndarray, rate_hz: int, start_s: float, e
     n_window = round(WINDOW_S * rate_hz)
     n_fft = 1 << (2 * n_window - 1).bit_length()
     hop = max(round(HOP_S * rate_hz), len(part) // 2800)  # two steps a pixel are enough
-    magnitude = np.abs(librosa.stft(part, n_fft=n_fft, win_length=n_window, hop_length=hop))
-    level = librosa.amplitude_to_db(magnitude, ref=np.max, top_db=RANGE_DB)
-    extent = (start_s, end_s, 0.0, rate_hz / 2)
+    n_steps = len(part) // hop + 1
+    padded = np.pad(part, (0, max(0, n_fft - len(part))))  # librosa warns of less than a transform's length
+    magnitude = np.abs(librosa.stft(padded, n_fft=n_fft, win_length=n_window, hop_length=hop))[:, :n_steps]
+    loudest = max(float(magnitude.max()), QUIETEST * n_window / 4)  # a sine of full scale has n_window / 4
+    level = 20 * np.log10(np.maximum(magnitude / loudest, 10 ** (-RANGE_DB / 20)))
+    half_s = hop / rate_hz / 2
+    extent = (start_s - half_s, start_s + (2 * n_steps - 1) * half_s, 0.0, rate_hz / 2)
     axis.imshow(level, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=-RANGE_DB, vmax=0)
     axis.set_ylim(0, min(TOP_HZ, rate_hz / 2))
     axis.set_ylabel("Hz")
