@@ -382,8 +382,9 @@ def _upright_rgb(converter: Any, picture: Any, pixel_aspect: float, limits: Limi
 class Audio:
     """Decoded sound, mono float32 in ±1, sample 0 at the file's 0 s. Arrays are memory-mapped temporary files.
 
-    speech_16k : (N,) at 16 kHz, for speech recognition. native, native_rate_hz : (M,) for acoustic measurement. damaged :
-    ffmpeg gave up before the end of the stream, or samples were no numbers (they became 0).
+    speech_16k : (N,) at 16 kHz, for speech recognition. native, native_rate_hz : (M,) for acoustic measurement, the
+    channels' mean or the first of them. damaged : ffmpeg gave up before the end of the stream, or samples were no numbers
+    (they became 0).
     """
 
     speech_16k: np.ndarray
@@ -430,11 +431,16 @@ def run_ffmpeg(graph: Any, timeout_s: float) -> tuple[int, str]:
 
 @contextlib.contextmanager
 def decode_audio(
-    info: MediaInfo, limits: Limits = Limits(), only: Literal["speech", "native"] | None = None
+    info: MediaInfo,
+    limits: Limits = Limits(),
+    only: Literal["speech", "native"] | None = None,
+    *,
+    native_first_channel: bool = False,
 ) -> Iterator[Audio]:
     """Decode the file's sound to temporary raw files, mapped into memory; they vanish when the context ends.
 
-    All channels are averaged. What can be decoded of a damaged stream is used. ``only`` leaves the other array empty.
+    All channels are averaged, but ``native_first_channel`` makes ``native`` the first one. What can be decoded of a damaged
+    stream is used. ``only`` leaves the other array empty.
 
     Raises MissingStream (no_audio) if there is no audio stream; ToolError (audio_unreadable, ffmpeg_timeout).
     """
@@ -456,28 +462,33 @@ def decode_audio(
         source = ffmpeg.input("file:" + str(link), **_input_options())
         # Gaps become silence, and a late start is padded: sample 0 is the file's 0 s. ffmpeg's own downmix is not a mean
         # (it keeps power, so a file would get louder the more channels it has); "<" scales the gains to sum to one.
-        channels = "+".join(f"c{channel}" for channel in range(max(1, info.audio_channels)))
+        first = "mono|c0<c0"  # ffmpeg-python would escape a "="
+        mean = "mono|c0<" + "+".join(f"c{channel}" for channel in range(max(1, info.audio_channels)))
         # What is beyond the file's end goes first: the silence before it would be made in one piece, in memory.
         longest_s = _longest_s(info, limits)
         sound = source[str(info.audio_index)].filter("aselect", f"not(gt(t,{longest_s}))")
         sound = sound.filter("aresample", **{"async": 1, "first_pts": 0})
         # Without a rate of its own before the split, ffmpeg lets both branches have the lower one.
-        sound = sound.filter("pan", f"mono|c0<{channels}").filter("aformat", sample_rates=info.audio_rate_hz or rate_hz)
+        sound = sound.filter("aformat", sample_rates=info.audio_rate_hz or rate_hz)
         common = {"f": "f32le", "acodec": "pcm_f32le", "t": longest_s, "vn": None}
-        wanted = {"speech": (speech, SPEECH_RATE_HZ), "native": (native, rate_hz)}
+        wanted = {
+            "speech": (speech, SPEECH_RATE_HZ, mean),
+            "native": (native, rate_hz, first if native_first_channel else mean),
+        }
         wanted = {only: wanted[only]} if only else wanted
         split = sound.filter_multi_output("asplit") if len(wanted) > 1 else [sound]
         outputs = [
-            split[i].output("file:" + str(path), ar=rate, **common) for i, (path, rate) in enumerate(wanted.values())
+            split[i].filter("pan", channels).output("file:" + str(path), ar=rate, **common)
+            for i, (path, rate, channels) in enumerate(wanted.values())
         ]
         graph = ffmpeg.merge_outputs(*outputs) if len(outputs) > 1 else outputs[0]
         status, last_line = run_ffmpeg(graph, limits.decode_limit_s(info.duration_s))
-        n_bytes = sum(path.stat().st_size for path, _ in wanted.values() if path.exists())
+        n_bytes = sum(path.stat().st_size for path, *_ in wanted.values() if path.exists())
         if n_bytes == 0 and status:
             raise ToolError(
                 f"Expected sound in {str(info.path)!r} but ffmpeg says: {last_line}", code="audio_unreadable"
             )
-        spoiled = [_mended(path) for path, _ in wanted.values()]
+        spoiled = [_mended(path) for path, *_ in wanted.values()]
         yield Audio(_mapped(speech), _mapped(native), rate_hz, damaged=status != 0 or any(spoiled))
 
 

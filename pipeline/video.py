@@ -170,13 +170,17 @@ class Extractors:
 
     @contextlib.contextmanager
     def sound(self, info: MediaInfo, only: Literal["speech", "native"] | None = None) -> Iterator[Sound]:
-        """The file's decoded sound, or why there is none; ``only`` decodes it at one of the two rates alone."""
+        """The file's decoded sound, or why there is none; ``only`` decodes it at one of the two rates alone.
+
+        Its native samples are what the acoustic mode measures: ``compat`` takes the first channel, as the original does.
+        """
         if not info.has_audio:
             yield Sound(None, ("no_audio",))
             return
         with contextlib.ExitStack() as stack:
             try:
-                decoded = stack.enter_context(decode_audio(info, self.limits, only))
+                first = self.settings.acoustic_mode == "compat"
+                decoded = stack.enter_context(decode_audio(info, self.limits, only, native_first_channel=first))
             except ToolError as error:
                 if error.code not in UNDECODABLE:
                     raise

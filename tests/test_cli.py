@@ -158,6 +158,27 @@ def test_one_stage_alone_and_as_a_table(talking: Path, tmp_path: Path) -> None:
     assert len(refused.stderr.strip().splitlines()) == 1
 
 
+def test_compat_columns_are_those_of_the_first_channel(tmp_path: Path) -> None:
+    """Two voices, one a channel: the original takes the first, and a mean would have neither's pitch."""
+    import numpy as np
+    import soundfile
+
+    from data import FeatureTrack
+    from extractors.acoustic import covarep_features
+    from tests.acoustic_signals import voice
+
+    stereo = np.stack([voice(110.0, rd=0.8), 0.8 * voice(190.0, rd=1.8)], axis=1)
+    soundfile.write(tmp_path / "two.wav", stereo, 16000)
+    samples, rate_hz = soundfile.read(tmp_path / "two.wav")
+    expected = covarep_features(samples, rate_hz, "compat")
+    mode = ("--acoustic-mode", "compat", "-q")
+    alone = lamb("extract", tmp_path / "two.wav", "--only", "acoustic", *mode, "-o", tmp_path / "alone")
+    assert alone.returncode == 0, alone.stderr
+    found = FeatureTrack.load(Path(alone.stdout.strip()) / "audio")
+    np.testing.assert_array_equal(found.values, expected.values)
+    assert found.values[50, 0] == pytest.approx(110.0, abs=1.5)
+
+
 def test_plot_draws_and_replaces_only_its_own(talking: Path, tmp_path: Path) -> None:
     picture = tmp_path / "a.png"
     for _ in range(2):
@@ -172,10 +193,22 @@ def test_plot_draws_and_replaces_only_its_own(talking: Path, tmp_path: Path) -> 
         (talking, "--output", tmp_path / "none" / "a.png"),
         (talking, "--output", picture, "--from", "100"),
         (tmp_path / "none.mp4", "--output", picture),
+        (talking, "--output", tmp_path / "a.jpg"),
+        (_without_samples(tmp_path / "no.wav"), "--output", picture),
     ):
         done = lamb("plot", *arguments)
         assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1), done.stderr
+        assert "0..0.0 s" not in done.stderr
     assert mine.read_bytes() == b"\x89PNG but not ours"
+    assert not (tmp_path / "a.jpg").exists()
+
+
+def _without_samples(path: Path) -> Path:
+    import numpy as np
+    import soundfile
+
+    soundfile.write(path, np.zeros(0), 16000)
+    return path
 
 
 @dataclass(frozen=True)

@@ -222,6 +222,23 @@ def test_all_channels_are_averaged(tmp_path: Path) -> None:
         assert np.abs(audio.native).max() == pytest.approx(0.25, abs=0.01)
 
 
+def test_native_sound_may_be_the_first_channel_as_it_is(tmp_path: Path) -> None:
+    """To the bit, whether it is decoded alone or beside the mean for speech."""
+    import soundfile
+
+    channels = 0.3 * np.random.default_rng(0).standard_normal((16000, 3))
+    soundfile.write(tmp_path / "three.wav", channels, 16000)
+    stored = soundfile.read(tmp_path / "three.wav", dtype="float32")[0]
+    info = probe(tmp_path / "three.wav")
+    with (
+        decode_audio(info, native_first_channel=True) as both,
+        decode_audio(info, only="native", native_first_channel=True) as native,
+    ):
+        assert np.array_equal(both.native, stored[:, 0])
+        assert np.array_equal(native.native, stored[:, 0])
+        assert both.speech_16k == pytest.approx(stored.mean(axis=1), abs=2 / 32768)
+
+
 def test_temporary_sound_vanishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clip = tone(tmp_path / "tone.wav")
     scratch = tmp_path / "scratch"
