@@ -11,7 +11,6 @@ from scipy.signal import lfilter
 
 from extractors.acoustic.creak import (
     CARD,
-    CELLS,
     CONTOURS,
     FEATURES,
     FRAME_FEATURES,
@@ -87,22 +86,11 @@ def test_compat_is_spoilt_from_digital_silence_on() -> None:
     _, features = creak_features(signal, RATE_HZ, srh_pitch(signal, RATE_HZ))
     assert not column(features, "silent")[:90].any()
     assert column(features, "silent")[102:108].all()
-    spoilt = network_inputs(features, 2.0, "compat")[0][:, SPOILT]
+    spoilt = network_inputs(features, 2.0, "compat")[:, SPOILT]
     assert not spoilt[:90].any()
     assert spoilt[102:].all()
-    assert not network_inputs(features, 2.0, "fixed")[0][:, SPOILT].any()
+    assert not network_inputs(features, 2.0, "fixed")[:, SPOILT].any()
     assert np.isfinite(creak_posterior(features, 2.0)).all()
-
-
-def test_a_given_residual_saves_its_computation_only() -> None:
-    from extractors.acoustic.residual import raw_residual
-
-    signal = voice(110.0, 1.0)
-    pitch = srh_pitch(signal, RATE_HZ)
-    residual = raw_residual(signal, RATE_HZ, silent=np.nan)
-    np.testing.assert_array_equal(
-        creak_features(signal, RATE_HZ, pitch)[1], creak_features(signal, RATE_HZ, pitch, residual)[1]
-    )
 
 
 def test_the_reference_misses_rows_where_silence_begins() -> None:
@@ -130,7 +118,7 @@ def test_contours_of_a_step_in_level() -> None:
     noise = 0.1 * np.random.default_rng(2).standard_normal(3 * RATE_HZ)
     noise[: 2 * RATE_HZ] *= 0.01  # 40 dB down for two seconds
     _, features = creak_features(noise, RATE_HZ, srh_pitch(noise, RATE_HZ))
-    rows, _ = network_inputs(features, 3.0, "fixed")
+    rows = network_inputs(features, 3.0, "fixed")
     contour = {name: rows[:, SPOILT + 1 + i] for i, name in enumerate(CONTOURS)}
     np.testing.assert_allclose(contour["below_files_loudest_db"][10:190], -40, atol=3)
     assert (contour["below_loudest_db"][:155] > -4).all()  # nothing louder within .4 s
@@ -142,23 +130,33 @@ def test_contours_of_a_step_in_level() -> None:
 
 def test_network_is_torchs() -> None:
     torch.manual_seed(0)
-    model = Network(33, 5).eval()
+    model = Network(6 * 47).eval()
     rng = np.random.default_rng(0)
-    rows, cells = (
-        rng.standard_normal((50, 33)).astype(np.float32),
-        rng.standard_normal((50 * CELLS, 5)).astype(np.float32),
-    )
+    rows = rng.standard_normal((50, 47)).astype(np.float32)
     weights = {name: value.numpy() for name, value in model.state_dict().items()}
-    weights |= {"mean": np.zeros(33, dtype=np.float32), "scale": np.ones(33, dtype=np.float32)}
+    weights |= {"mean": np.zeros(47, dtype=np.float32), "scale": np.ones(47, dtype=np.float32)}
+    beside = torch.tensor(np.stack([rows[np.clip(np.arange(50) + step, 0, 49)] for step in range(-3, 3)], axis=1))
     with torch.no_grad():
-        wanted = torch.sigmoid(model(torch.tensor(rows.T[None]), torch.tensor(cells.T[None])))[0].numpy()
-    mine = run_network(rows, cells, weights)
+        wanted = model(beside.reshape(50, -1)).numpy()
+    mine = run_network(rows, weights)
     np.testing.assert_allclose(mine, wanted, atol=1e-5)
     silent = {**weights, "exit.weight": 0 * weights["exit.weight"], "exit.bias": np.zeros(1, dtype=np.float32)}  # ½
     pair = {f"{i}.{name}": value for i, network in enumerate((weights, silent)) for name, value in network.items()}
-    both = run_networks(rows, cells, pair)
+    both = run_networks(rows, pair)
     np.testing.assert_allclose(both[1:], ((mine[1:] + mine[:-1]) / 2 + 0.5) / 2, atol=1e-6)
     np.testing.assert_allclose(both[0], (mine[0] + 0.5) / 2, atol=1e-6)
+
+
+def test_residual_features_come_smoothed_too() -> None:
+    signal = voice(110.0, 2.0)
+    signal[RATE_HZ : RATE_HZ + 1600] = 0.0
+    _, features = creak_features(signal, RATE_HZ, srh_pitch(signal, RATE_HZ))
+    smooth = {mode: network_inputs(features, 2.0, mode)[:, -1] for mode in ("fixed", "compat")}
+    prominence = column(features, "prominence_residual")
+    wanted = [prominence[i - 5 : i + 6].mean() for i in range(5, len(prominence) - 5)]
+    np.testing.assert_allclose(smooth["fixed"][5:-5], wanted, atol=1e-5)
+    np.testing.assert_array_equal(smooth["compat"][:90], smooth["fixed"][:90])
+    assert (smooth["compat"][102:] == -5).all()  # lost in the reference
 
 
 def test_long_files_go_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:

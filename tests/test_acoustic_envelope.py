@@ -7,11 +7,12 @@ import pytest
 from scipy.ndimage import median_filter
 from scipy.signal import filtfilt, lfilter
 
+from extractors.acoustic import COLUMNS, covarep_features
 from extractors.acoustic.envelope import harmonics_and_cepstra, mel_cepstrum, true_envelope
 from extractors.acoustic.lf_rd import estimate_rd
 from extractors.acoustic.phase import _running_median, phase_distortion, smooth_both_ways
 from extractors.acoustic.sinusoids import harmonic_frames
-from tests.acoustic_signals import RATE_HZ, lf_pulse, tract
+from tests.acoustic_signals import RATE_HZ, lf_pulse, tract, voice
 
 TIME_S = np.arange(0.2, 0.8, 0.01)
 MODES = ("compat", "fixed")
@@ -158,6 +159,17 @@ def test_rd_of_a_pulse_train_through_a_tract(rd: float, f0_hz: float) -> None:
     assert np.median(np.abs(found - rd)) < 0.05
     assert np.median(confidence) > 0.9
     np.testing.assert_allclose(harmonics.spacing_hz, f0_hz, atol=0.6)
+
+
+@pytest.mark.parametrize("f0_hz", [90.0, 120.0])
+@pytest.mark.parametrize("rd", [0.5, 0.8, 1.2, 1.8, 2.3])
+def test_a_voice_gives_its_rd_from_end_to_end(rd: float, f0_hz: float) -> None:
+    track = covarep_features(voice(f0_hz, 0.6, rd=rd), RATE_HZ)
+    assert track.defined is not None
+    column = COLUMNS.index("Rd")
+    inner = track.defined[:, column] & (track.start_s > 0.1) & (track.end_s < 0.5)
+    assert inner.sum() > 30
+    assert np.abs(track.values[inner, column] - rd).max() < 0.04
 
 
 @pytest.mark.parametrize("n_rows", [2, 5, 30, 200])

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from data import InputError
-from extractors.acoustic import COLUMNS, acoustic_spec, covarep_features
+from extractors.acoustic import COLUMNS, Mode, acoustic_spec, covarep_features
+from extractors.acoustic.blocks import Sound
 from tests.acoustic_signals import RATE_HZ, voice
 
 _TIME = np.arange(RATE_HZ) / RATE_HZ
@@ -104,6 +105,57 @@ def test_empty_and_silent_say_so() -> None:
     assert not silent.values.any()
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [0.1, -1 / 128, 1e-30, np.nan])
+@pytest.mark.parametrize("n_samples", [160, 2 * RATE_HZ])
+def test_a_constant_is_silence(value: float, n_samples: int) -> None:
+    track = covarep_features(np.full(n_samples, value), RATE_HZ)
+    assert (len(track), track.reason, track.observed) == (int(np.ceil(n_samples / 160)), "silence", False)
+    assert track.defined is not None
+    assert not track.values.any()
+    assert not track.defined.any()
+
+
+def test_less_than_ten_ms_is_silent_only_at_zero() -> None:
+    for value, reason in ((0.0, "silence"), (0.3, None)):
+        track = covarep_features(np.full(100, value), RATE_HZ)
+        assert (len(track), track.reason) == (1, reason)
+        assert not track.values.any()
+
+
+def test_silence_of_eight_bits_is_silence() -> None:
+    steps = np.round(64 * AWKWARD["silence_inside"]) / 128
+    shifted = covarep_features(steps - 1 / 128, RATE_HZ)
+    np.testing.assert_array_equal(shifted.valid, covarep_features(steps, RATE_HZ).valid)
+    assert not shifted.valid[50:100].any()
+
+
+@pytest.mark.parametrize("offset", [0.001, -0.01, 0.1])
+def test_offset_changes_nothing(offset: float) -> None:
+    noise = 1e-3 * _RNG.standard_normal(len(AWKWARD["silence_inside"]))
+    samples = np.where(AWKWARD["silence_inside"] == 0.0, 0.0, AWKWARD["silence_inside"] + noise)
+    track, moved = covarep_features(samples, RATE_HZ), covarep_features(samples + offset, RATE_HZ)
+    np.testing.assert_array_equal(moved.valid, track.valid)
+    np.testing.assert_array_equal(moved.defined, track.defined)
+    differs = np.abs(moved.values - track.values) > 2e-3
+    assert differs.any(axis=1).sum() <= 1, "a last bit may tip a choice"
+
+
+def test_lopsided_voice_gives_pauses_no_offset() -> None:
+    """Its pulses all point one way, as generated voices' may: the mean is that of the voice, not of a recorder."""
+    lopsided = np.maximum(voice(120, 1.0), 0.0)
+    pause = 1e-4 * np.random.default_rng(2).standard_normal(RATE_HZ)
+    sound = Sound(np.concatenate([lopsided, pause, lopsided]), RATE_HZ, centred=True)
+    assert lopsided.mean() > 0.01
+    assert np.abs(sound.read(RATE_HZ, 2 * RATE_HZ) - pause).max() < 1e-4
+
+
+def test_offset_is_left_to_compat() -> None:
+    samples = voice(120, 0.3) + 0.1
+    np.testing.assert_array_equal(Sound(samples, RATE_HZ).read(0, len(samples)), samples)
+    assert covarep_features(np.full(RATE_HZ, 0.1), RATE_HZ, "compat").valid.all()
+
+
 def test_silent_stretch_is_not_valid() -> None:
     track = covarep_features(AWKWARD["silence_inside"], RATE_HZ)
     assert track.valid[:50].all()
@@ -144,14 +196,52 @@ def test_short_clips_have_what_fits(seconds: float) -> None:
     ("samples", "rate_hz"),
     [
         (np.zeros((2, 2, 2)), 16000),
+        (np.zeros((100, 0)), 16000),
+        (np.zeros((2, 32000)), 16000),
         (np.zeros(100, dtype=np.int16), 16000),
         (np.zeros(100), 4000),
         (np.zeros(100), 192000),
+        (np.zeros(100), 16000.4),
+        (np.zeros(100), float("nan")),
+        (np.zeros(100), "16000"),
+        (np.zeros(100), None),
+        (np.zeros(100), [16000]),
     ],
 )
-def test_wrong_input_is_named(samples, rate_hz: int) -> None:
-    with pytest.raises(InputError):
-        covarep_features(samples, rate_hz)
+@pytest.mark.parametrize("mode", ["fixed", "compat"])
+def test_wrong_input_is_named(samples, rate_hz: int, mode: Mode) -> None:
+    with pytest.raises(InputError) as caught:
+        covarep_features(samples, rate_hz, mode)
+    assert caught.value.code == "bad_audio"
+
+
+def test_channels_first_are_told_to_turn() -> None:
+    with pytest.raises(InputError, match="Transpose"):
+        covarep_features(np.zeros((2, 32000)), RATE_HZ)
+    assert len(covarep_features(np.zeros((0, 2)), RATE_HZ)) == 0
+    assert len(covarep_features(0.1 * _RNG.standard_normal((5, 6)), RATE_HZ)) == 1
+
+
+@pytest.mark.parametrize("rate_hz", [16000.0, np.float32(16000), np.int64(16000), np.array(16000)])
+def test_whole_rates_of_any_type_will_do(rate_hz) -> None:
+    assert len(covarep_features(AWKWARD["fifty_ms"], rate_hz)) == 5
+
+
+def test_too_short_for_a_row_is_not_called_silence() -> None:
+    track = covarep_features(np.array([0.3]), RATE_HZ, "compat")
+    assert (len(track), track.reason) == (0, "no_audio")
+
+
+def test_missing_creak_does_not_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames that lie at the output instants must not mix with a neighbour that the reference lacks."""
+
+    def every_other(features: np.ndarray, duration_s: float, mode: str) -> np.ndarray:
+        return np.where(np.arange(len(features)) % 2, 1.0, np.nan)
+
+    monkeypatch.setattr("extractors.acoustic.covarep.creak_posterior", every_other)
+    creak = column(covarep_features(voice(120, 4.0), RATE_HZ, "compat"), "creak")
+    np.testing.assert_array_equal(creak[1:-1:2], 1.0)
+    np.testing.assert_array_equal(creak[:-1:2], 0.0)
 
 
 @pytest.mark.parametrize("f0_hz", [90.0, 120.0, 210.0, 330.0])

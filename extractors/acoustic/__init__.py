@@ -30,7 +30,7 @@ COLUMNS: tuple[str, ...] = (
     *(f"HMPDD_{i}" for i in range(13)),
 )  # fmt: skip
 RATE_HZ = 100.0
-VERSION = "5"
+VERSION = "6"
 
 
 @functools.lru_cache(maxsize=1)

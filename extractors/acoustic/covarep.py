@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -39,7 +40,7 @@ from extractors.acoustic.pitch import (
 )
 from extractors.acoustic.polarity import polarity_from, polarity_sums
 from extractors.acoustic.residual import raw_residual, residual_peak
-from extractors.acoustic.sinusoids import window_inside
+from extractors.acoustic.sinusoids import most_harmonics, window_inside
 from extractors.acoustic.voice_quality import voice_quality
 from extractors.acoustic.wavelet import maxima_dispersion, peak_slope
 
@@ -87,6 +88,15 @@ class _File:
     @property
     def compat(self) -> bool:
         return self.mode == "compat"
+
+    @cached_property
+    def inside(self) -> np.ndarray:
+        """Whether the window of each pitch frame lies inside the file, (M,) bool. Of use once the pitch is known."""
+        return window_inside(self.sound.n_samples, self.sound.rate_hz, self.pitch.time_s, self.pitch.f0_hz)
+
+    @cached_property
+    def most_harmonics(self) -> int:
+        return most_harmonics(self.sound.n_samples, self.sound.rate_hz, self.pitch.time_s, self.pitch.f0_hz)
 
     def _once(self, block: Block, what: str, make: Callable[[], np.ndarray]) -> np.ndarray:
         # pieces of the block in hand are kept: a file of one block is read and filtered once
@@ -257,15 +267,16 @@ def _place_frames(file: _File, block: Block, rows: slice, out: Matrix) -> None:
         values[:, RD] = _voiced_mean(at, rd, voiced, instants)
         defined[:, RD] &= inside[:, None]
     if file.compat:  # the reference forgets the frames' times and stretches them over the file
-        n_samples = file.sound.n_samples
-        kept = window_inside(n_samples, rate_hz, pitch.time_s, pitch.f0_hz)
-        stretched = np.floor(np.linspace(1, n_samples, kept.sum()) + 0.5)[kept.cumsum()[first + harmonics.frame] - 1]
-    values[:, MCEP] = to_instants(stretched if file.compat else at, cepstra, instants)
-    mean, deviation = phase_distortion(harmonics, rate_hz, file.mode)
-    if file.compat:  # the reference unwraps along time, and counts these frames' samples from 1
+        number = file.inside.cumsum()[first + harmonics.frame] - 1
+        stretched = np.floor(np.linspace(1, file.sound.n_samples, file.inside.sum()) + 0.5)[number]
+        values[:, MCEP] = to_instants(stretched, cepstra, instants)
+        mean, deviation = phase_distortion(harmonics, rate_hz, "compat", number, file.most_harmonics)
+        # the reference unwraps along time, and counts these frames' samples from 1
         turned = to_instants(at + 1, np.unwrap(mean, axis=0), instants)
         values[:, HMPDM] = turned - 2 * np.pi * np.floor(turned / (2 * np.pi) + 0.5)
     else:
+        values[:, MCEP] = to_instants(at, cepstra, instants)
+        mean, deviation = phase_distortion(harmonics, rate_hz)
         around = to_instants(at, np.concatenate([np.cos(mean), np.sin(mean)], axis=1), instants)
         values[:, HMPDM] = np.arctan2(around[:, 25:], around[:, :25])
     values[:, HMPDD] = to_instants(at, deviation, instants)
@@ -324,7 +335,8 @@ def _measure(file: _File, out: Matrix, report: Callable[[float], None]) -> None:
         out.defined[:, QUALITY] = False
         out.defined[:, COLUMN["MDQ"]] = False
     creak_s, features = (np.concatenate(parts) for parts in zip(*creak, strict=True))
-    at = (creak_s - HOP_S / 2) * rate_hz
+    # half a hop from a sum of floats misses the instants by 1e-10 samples, enough to let a missing neighbour in
+    at = np.round((creak_s - HOP_S / 2) * rate_hz, 6)
     posterior = creak_posterior(features, n_samples / rate_hz, file.mode)
     out.values[:, COLUMN["creak"]] = to_instants(at, posterior, out.instants)
     out.defined[:, COLUMN["creak"]] &= _inside(at, out.instants)
@@ -359,8 +371,21 @@ def analyse(
 def matrix(signal: np.ndarray, rate_hz: int, mode: str = "fixed") -> tuple[np.ndarray, np.ndarray]:
     """All columns of a mono signal (N,) at its own rate: instants (T,) as 1-based samples, values (T, 74) float64, −inf
     left in."""
-    found = analyse(Sound(signal, rate_hz), mode)
+    found = analyse(Sound(signal, rate_hz, centred=mode == "fixed"), mode)
     return found.instants, found.values
+
+
+def _checked_rate(rate_hz: int) -> int:
+    """The rate as an integer. Raises InputError (bad_audio) for what is no whole number within the limits."""
+    given = np.asarray(rate_hz)
+    number = given.ndim == 0 and given.dtype.kind in "iuf"
+    if not number or not RATE_LIMITS_HZ[0] <= rate_hz <= RATE_LIMITS_HZ[1] or rate_hz != int(rate_hz):
+        raise InputError(
+            f"Expected a sampling rate of {RATE_LIMITS_HZ[0]}..{RATE_LIMITS_HZ[1]} whole Hz but got {rate_hz!r}.",
+            code="bad_audio",
+            remedy="Resample the audio to 16000 Hz first." if number else "Give the rate as an integer.",
+        )
+    return int(rate_hz)
 
 
 def extract(
@@ -371,31 +396,27 @@ def extract(
     Parameters
     ----------
     samples : float [shape=(N,) or (N, channels)], ±1; the first channel is used; a memory map will do.
-    rate_hz : 8000..96000.
+    rate_hz : 8000..96000, whole.
     mode : "fixed" mends the reference's quirks; "compat" reproduces them (rows then follow its own sample grid).
     on_progress : called with the share of the work that is done, 0..1.
 
     Returns a FeatureTrack whose rows cover the file; rows of digital silence are not valid. In `fixed`, ``defined`` tells
     where a column exists: pitch and glottal columns only in voiced speech, and nothing within half a window of the file's
-    ends. An empty file gives an empty track with reason ``no_audio``; a wholly silent one has reason ``silence``.
+    ends. A file without a row (empty, or in `compat` shorter than 5 ms) gives an empty track with reason ``no_audio``; a
+    wholly silent one has reason ``silence``. In `fixed` samples that do not change for 10 ms are silence, whatever their
+    value, and the offset of all others is taken off them: that of a recorder is no sound.
 
     Raises
     ------
-    InputError : samples are not float (N,) or (N, channels), or the rate lies outside the limits.
+    InputError : samples are not float (N,) or (N, channels), or the rate is no whole number within the limits.
     ValueError : unknown mode.
     """
     spec = acoustic_spec(mode)
-    if not RATE_LIMITS_HZ[0] <= rate_hz <= RATE_LIMITS_HZ[1]:
-        raise InputError(
-            f"Expected a sampling rate of {RATE_LIMITS_HZ[0]}..{RATE_LIMITS_HZ[1]} Hz but got {rate_hz}.",
-            code="bad_audio",
-            remedy="Resample the audio to 16000 Hz first.",
-        )
     fixed = mode == "fixed"
-    sound = Sound(samples, int(rate_hz), FIXED_RATE_HZ if fixed else None)
-    if not sound.n_samples:
-        return FeatureTrack.empty(spec, "no_audio")
+    sound = Sound(samples, _checked_rate(rate_hz), FIXED_RATE_HZ if fixed else None, centred=fixed)
     found = analyse(sound, mode, np.float32, on_progress)
+    if not len(found.instants):
+        return FeatureTrack.empty(spec, "no_audio")
     row_s = 1 / RATE_HZ if fixed else round_half_up(HOP_S * sound.rate_hz) / sound.rate_hz
     edges_s = np.arange(len(found.instants) + 1) * row_s
     valid = ~sound.silent(edges_s)

@@ -1,6 +1,6 @@
 """Creaky voice: measurements of irregular, widely spaced glottal pulses, and a posterior 0..1 made of them.
 
-In: upright mono signal (N,) at any rate, pitch track. Out: measurements (M, 51) and posterior (M,) every 10 ms.
+In: upright mono signal (N,) at any rate, pitch track. Out: measurements (M, 31) and posterior (M,) every 10 ms.
 Sources: Ishi, Sakakibara, Ishiguro & Hagita 2008 (short-term power contour, intra-frame periodicity); Drugman, Kane &
 Gobl 2012, 2014 (residual resonator, H2−H1, residual peak prominence).
 Measurements depend on the block of signal they come from, the posterior on all rows of a file.
@@ -34,7 +34,6 @@ RESONATOR_FRAME_S = 0.05
 RESONATOR_LAGS_S = (0.002, 0.033)
 HARMONICS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)  # of the median F0
 PEAK_REACH_S, PEAK_ITSELF_S = 0.015, 0.006
-CELLS = 5  # 2 ms cells a row
 FLOOR_DB = -120.0
 MEDIAN_ROWS, AROUND_ROWS = 9, 81  # smoothing of the level contour; reach of the loudest frame around it
 
@@ -44,17 +43,15 @@ FRAME_FEATURES = (
     *(f"resonator_{h}_f0_db" for h in HARMONICS), "prominence_resonator", "prominence_residual",
 )  # fmt: skip
 FINE_FEATURES = ("energy_db", "all_zero", "zero_crossing_rate")
-CELL_FEATURES = ("band_power_db", "power_db", "residual_peak_db", "nonzero")
-FEATURES = (
-    *FRAME_FEATURES,
-    *(f"{name}_{i}" for name in FINE_FEATURES for i in range(2)),
-    *(f"{name}_{i}" for name in CELL_FEATURES for i in range(CELLS)),
-)
+FEATURES = (*FRAME_FEATURES, *(f"{name}_{i}" for name in FINE_FEATURES for i in range(2)))
+RESIDUAL = slice(FRAME_FEATURES.index("resonator_r"), FRAME_FEATURES.index("prominence_residual") + 1)
 CONTOURS = (
     "zero_crossing_rate", "below_files_loudest_db", "below_loudest_db", "median_below_loudest_db",
     "median_of_below_loudest_db", "all_zero", "mostly_zero",
 )  # fmt: skip
-CHUNK_ROWS, MARGIN_ROWS = 4096, 16
+SMOOTH_ROWS = 11  # 100 ms: of the lengths tried, H2−H1 told most of the reference so
+BEFORE_ROWS, AFTER_ROWS = 3, 2  # what the network sees of the neighbours
+CHUNK_ROWS, MARGIN_ROWS = 4096, 8
 
 
 def _frames(values: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
@@ -154,20 +151,16 @@ def _resonator_features(rows: np.ndarray, f0_hz: np.ndarray, median_hz: float, r
     return np.concatenate([head, parts - parts.max(axis=1, keepdims=True)], axis=1)
 
 
-def creak_features(
-    signal: np.ndarray, rate_hz: int, pitch: Pitch, residual: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def creak_features(signal: np.ndarray, rate_hz: int, pitch: Pitch) -> tuple[np.ndarray, np.ndarray]:
     """Times (s, from the block's start) and measurements (M, len(FEATURES)) every 10 ms from 10 ms on.
 
-    ``pitch`` has times from the block's start and the median of the whole file. ``residual`` is the block's, on any
-    scale, NaN in digital silence (``silent=np.nan``); it is computed if not given or if the rate exceeds 16 kHz.
+    ``pitch`` has times from the block's start and the median of the whole file.
     A block must begin at a multiple of 10 ms in the file; rows nearer than 60 ms to its ends are wrong.
     """
     from scipy.signal import butter, sosfiltfilt
 
-    if residual is None or rate_hz > 16000:
-        signal, rate_hz = at_most_16k(signal, rate_hz)
-        residual = raw_residual(signal, rate_hz, silent=np.nan)
+    signal, rate_hz = at_most_16k(signal, rate_hz)
+    residual = raw_residual(signal, rate_hz, silent=np.nan)
     n_rows = int(len(signal) / (HOP_S * rate_hz))
     time_s = HOP_S * np.arange(1, n_rows + 1)
     if n_rows < 3:
@@ -189,7 +182,9 @@ def creak_features(
     band = np.asarray(sosfiltfilt(sos, signal, padlen=min(30, len(signal) - 1)))
     periodicity = _periodicity(_frames(band, centres, width), rate_hz)
     f0_hz, voiced, score = to_instants(
-        pitch.time_s, np.stack([pitch.f0_hz, pitch.voiced, np.nan_to_num(pitch.score)], axis=1), time_s
+        np.round(pitch.time_s, 9),  # a row at the last frame's time is inside, whatever the last bit says
+        np.stack([pitch.f0_hz, pitch.voiced, np.nan_to_num(pitch.score)], axis=1),
+        np.round(time_s, 9),
     ).T
     resonance = _resonance(residual, median_hz, rate_hz)
     length = int(RESONATOR_FRAME_S * rate_hz)
@@ -197,45 +192,35 @@ def creak_features(
     resonator = _resonator_features(frames, f0_hz, median_hz, rate_hz)
     prominence = [_prominence(values, centres, rate_hz) for values in (resonance, residual)]
 
-    cell = HOP_S * rate_hz / CELLS
-    cells = np.round(cell * (CELLS * np.arange(1, n_rows + 1)[:, None] + np.arange(CELLS) - CELLS // 2)).astype(int)
-    cells, size = cells.ravel(), int(2 * cell)  # 4 ms around instants every 2 ms
-    band_db = _decibel(_sums(band * band, cells - size // 2, size) / size)
-    power_db = _decibel(_sums(signal * signal, cells - size // 2, size) / size)
-    peak_db = 2 * _decibel(_frames(np.abs(residual), cells, int(cell)).max(axis=1))
-    filled = _sums(nonzero, cells, int(cell)) / int(cell)
     silent = _sums(lost.astype(float), starts, centres[0]) > 0
     log_f0, log_median = np.log(np.maximum(f0_hz, 20.0)), np.full(n_rows, np.log(median_hz))
     columns = [silent, np.log2(1 + count[::2]), *periodicity.T]
     columns += [log_f0, voiced, score, log_median, log_f0 - log_median, *resonator.T, *prominence]
     frame_part = np.stack(columns, axis=1)
     fine_part = [values.reshape(n_rows, 2) for values in (energy_db, count == 0, crossings)]
-    cell_part = [values.reshape(n_rows, CELLS) for values in (band_db, power_db, peak_db, filled)]
-    return time_s, np.concatenate([frame_part, *fine_part, *cell_part], axis=1).astype(np.float32)
+    return time_s, np.concatenate([frame_part, *fine_part], axis=1).astype(np.float32)
 
 
-def network_inputs(features: np.ndarray, duration_s: float, mode: str) -> tuple[np.ndarray, np.ndarray]:
-    """What the network sees of a whole file's features: rows (M, 33) and 2 ms cells (5 M, 5), float32.
+def network_inputs(features: np.ndarray, duration_s: float, mode: str) -> np.ndarray:
+    """What the network sees of a whole file's features: (M, 47) float32.
 
-    Levels become relative to the loudest frames. In the reference, digital silence makes the residual NaN and,
-    through recursive filters, every residual feature after it: ``compat`` marks those rows, ``fixed`` none.
+    Levels become relative to the loudest frames; what the residual shows is there row by row and smoothed over 100 ms.
+    In the reference, digital silence makes the residual NaN and, through recursive filters, every residual feature after
+    it: ``compat`` marks those rows, ``fixed`` none.
     """
-    rows, fine, cells = _parts(features)
-    spoilt = np.maximum.accumulate(rows[:, 0]) if mode == "compat" else np.zeros(len(rows))
-    contours, loudest = _contours(fine, duration_s, mode)
-    rows = np.concatenate([rows, spoilt[:, None], contours], axis=1)
-    shapes = [_without_trend(values) / 8 for values in cells[:3]]
-    level = np.maximum(cells[1] - loudest, -90.0) / 20 + 1
-    return rows.astype(np.float32), np.stack([*shapes, level, cells[3]], axis=1).astype(np.float32)
+    from scipy.ndimage import uniform_filter1d
+
+    rows, fine = _parts(features)
+    spoilt = np.maximum.accumulate(rows[:, :1], axis=0) if mode == "compat" else np.zeros((len(rows), 1))
+    smooth = uniform_filter1d(rows[:, RESIDUAL].astype(float), SMOOTH_ROWS, axis=0, mode="nearest")
+    smooth = np.where(spoilt > 0, -5.0, smooth)
+    return np.concatenate([rows, spoilt, _contours(fine, duration_s, mode), smooth], axis=1).astype(np.float32)
 
 
-def _parts(features: np.ndarray) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
-    """Features by their step: per row (M, 25), every 5 ms (3 times 2 M), every 2 ms (4 times 5 M)."""
-    begin = len(FRAME_FEATURES)
-    end = begin + 2 * len(FINE_FEATURES)
-    fine = np.split(features[:, begin:end], len(FINE_FEATURES), axis=1)
-    cells = np.split(features[:, end:], len(CELL_FEATURES), axis=1)
-    return features[:, :begin], [part.reshape(-1) for part in fine], [part.reshape(-1) for part in cells]
+def _parts(features: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Features by their step: per row (M, 25), every 5 ms (3 times 2 M)."""
+    fine = np.split(features[:, len(FRAME_FEATURES) :], len(FINE_FEATURES), axis=1)
+    return features[:, : len(FRAME_FEATURES)], [part.reshape(-1) for part in fine]
 
 
 def _places(n_rows: int, duration_s: float, mode: str) -> tuple[np.ndarray, int]:
@@ -251,8 +236,8 @@ def _places(n_rows: int, duration_s: float, mode: str) -> tuple[np.ndarray, int]
     return (time_s - FRAME_S / 2) / FINE_HOP_S, n_frames
 
 
-def _contours(fine: list[np.ndarray], duration_s: float, mode: str) -> tuple[np.ndarray, float]:
-    """Zero crossings, levels below the loudest frame of the file and of .8 s around, digital silence, (M, 7); the loudest."""
+def _contours(fine: list[np.ndarray], duration_s: float, mode: str) -> np.ndarray:
+    """Zero crossings, levels below the loudest frame of the file and of .8 s around, digital silence, (M, 7)."""
     from scipy.ndimage import maximum_filter1d, median_filter
 
     places, n_frames = _places(len(fine[0]) // 2, duration_s, mode)
@@ -268,7 +253,7 @@ def _contours(fine: list[np.ndarray], duration_s: float, mode: str) -> tuple[np.
     below = below_loudest(level)
     contours = [crossings, level - loudest, below, below_loudest(smooth(level)), smooth(below), empty]
     contours.append(median_filter(empty, MEDIAN_ROWS, mode="nearest"))
-    return np.stack(contours, axis=1), loudest
+    return np.stack(contours, axis=1)
 
 
 def missing_rows(features: np.ndarray, duration_s: float) -> np.ndarray:
@@ -286,36 +271,27 @@ def missing_rows(features: np.ndarray, duration_s: float) -> np.ndarray:
     return lost | np.append(True, lost[:-1])
 
 
-def _without_trend(values: np.ndarray) -> np.ndarray:
-    """Minus the mean of the 25 cells (50 ms) around, (5 M,)."""
-    from scipy.ndimage import uniform_filter1d
-
-    return np.clip(values - uniform_filter1d(values, 25, mode="nearest"), -40, 40)
-
-
-def _convolve(values: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """values (T, in) with weight (out, in, taps), zeros outside, (T, out)."""
-    taps = weight.shape[2]
-    padded = np.pad(values, ((taps // 2, taps // 2), (0, 0)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, taps, axis=0)  # (T, in, taps)
-    return windows.reshape(len(values), -1) @ weight.reshape(len(weight), -1).T + bias
+def windows(rows: np.ndarray) -> np.ndarray:
+    """Every row with the three before and the two after it, the ends repeated: (M, d) → (M, 6 d), earliest first."""
+    padded = np.pad(rows, ((BEFORE_ROWS, AFTER_ROWS), (0, 0)), mode="edge")
+    beside = np.lib.stride_tricks.sliding_window_view(padded, BEFORE_ROWS + 1 + AFTER_ROWS, axis=0)  # (M, d, 6)
+    return beside.transpose(0, 2, 1).reshape(len(rows), -1)
 
 
-def run_network(rows: np.ndarray, cells: np.ndarray, network: dict[str, np.ndarray]) -> np.ndarray:
-    """Posterior at the rows' times, (M,): convolutions over cells, then over rows."""
-
-    def layer(values: np.ndarray, name: str) -> np.ndarray:
-        return np.maximum(_convolve(values, network[f"{name}.weight"], network[f"{name}.bias"]), 0)
-
-    fine = layer(layer(cells, "cell_1"), "cell_2").reshape(len(rows), CELLS, -1)  # (M, 5, 24)
-    scaled = np.clip((rows - network["mean"]) / network["scale"], -4, 4)
-    hidden = layer(np.concatenate([fine.max(axis=1), fine.mean(axis=1), scaled], axis=1), "entry")
-    for name in ("row_1", "row_2", "row_3"):
-        hidden = hidden + layer(hidden, name)
-    return 1 / (1 + np.exp(-_convolve(hidden, network["exit.weight"], network["exit.bias"])[:, 0]))
+def scaled(rows: np.ndarray, network: dict[str, np.ndarray]) -> np.ndarray:
+    """Rows (M, d) less the training rows' mean, over their deviation, within ±5."""
+    return np.clip((rows - network["mean"]) / network["scale"], -5, 5)
 
 
-def run_networks(rows: np.ndarray, cells: np.ndarray, weights: dict[str, np.ndarray]) -> np.ndarray:
+def run_network(rows: np.ndarray, network: dict[str, np.ndarray]) -> np.ndarray:
+    """Posterior at the rows' times, (M,): two hidden layers (tanh) over the windows of rows, then logistic."""
+    hidden = windows(scaled(rows, network))
+    for name in ("entry", "middle"):
+        hidden = np.tanh(hidden @ network[f"{name}.weight"].T + network[f"{name}.bias"])
+    return 1 / (1 + np.exp(-(hidden @ network["exit.weight"].T + network["exit.bias"])[:, 0]))
+
+
+def run_networks(rows: np.ndarray, weights: dict[str, np.ndarray]) -> np.ndarray:
     """Mean posterior of networks that differ in their seed, half a hop before each row's time, (M,).
 
     That is where the output rows lie: the mean of two neighbours. The first row has none before it and stands alone.
@@ -325,7 +301,7 @@ def run_networks(rows: np.ndarray, cells: np.ndarray, weights: dict[str, np.ndar
     each = (
         {name.partition(".")[2]: value for name, value in weights.items() if name.startswith(f"{s}.")} for s in seeds
     )
-    posterior = np.mean([run_network(rows, cells, network) for network in each], axis=0)
+    posterior = np.mean([run_network(rows, network) for network in each], axis=0)
     return (np.append(posterior[:1], posterior[:-1]) + posterior) / 2
 
 
@@ -346,11 +322,11 @@ def creak_posterior(features: np.ndarray, duration_s: float, mode: str = "fixed"
     """
     if not len(features):
         return np.zeros(0)
-    rows, cells = network_inputs(features, duration_s, mode)
+    rows = network_inputs(features, duration_s, mode)
     posterior = np.empty(len(rows))
     for begin in range(0, len(rows), CHUNK_ROWS):
         first, last = max(0, begin - MARGIN_ROWS), min(len(rows), begin + CHUNK_ROWS + MARGIN_ROWS)
-        part = run_networks(rows[first:last], cells[CELLS * first : CELLS * last], _weights())
+        part = run_networks(rows[first:last], _weights())
         posterior[begin : begin + CHUNK_ROWS] = part[begin - first : begin - first + CHUNK_ROWS]
     if mode == "compat":
         posterior[missing_rows(features, duration_s)] = np.nan

@@ -67,21 +67,35 @@ def _distortion(minimum, phase, count, spacing, f0, step_hz, beyond, out):
             out[i, b] = values[cell] * (1.0 - w) + values[cell + 1] * w if position >= 0.95 else 0.0
 
 
-def distortion(harmonics: Harmonics, rate_hz: float, mode: str, seed: int = 1) -> np.ndarray:
+def random_phases(number: np.ndarray) -> np.ndarray:
+    """Phases in ±π of the rows with these numbers in the file, (M,): the same ones whichever piece asks for them."""
+    if not len(number):
+        return np.zeros(0)
+    bits, first = np.random.PCG64(1), int(number.min())
+    bits.advance(first)
+    return np.random.Generator(bits).uniform(-np.pi, np.pi, int(number.max()) - first + 1)[number - first]
+
+
+def distortion(
+    harmonics: Harmonics, rate_hz: float, mode: str, number: np.ndarray | None = None, most: int | None = None
+) -> np.ndarray:
     """Phase distortion of every frame on 513 bins from 0 Hz to Nyquist, (M, 513) radians.
 
     Bins above the last harmonic hold its value; in ``compat`` they lead to a random one, as in the reference, where
-    some frame has more harmonics. The reference takes the envelope and its minimum phase at multiples of the harmonics'
-    median spacing and the distortion at those of F0; ``fixed`` takes all at those of F0, in float32.
+    some frame has more harmonics. Which one follows from the frame's ``number`` (M,) in the file; ``most`` are the
+    harmonics of the file's richest frame. By default these frames are the file's. The reference takes the envelope and
+    its minimum phase at multiples of the harmonics' median spacing and the distortion at those of F0; ``fixed`` takes
+    all at those of F0, in float32.
     """
     step_hz = rate_hz / (2 * (N_BINS - 1))
     dtype = np.float64 if mode == "compat" else np.float32
     out = np.empty((len(harmonics.frame), N_BINS), dtype)
     beyond = np.zeros(len(out))
     if mode == "compat":
-        beyond = np.random.default_rng(seed).uniform(-np.pi, np.pi, len(out))
+        beyond = random_phases(np.arange(len(out)) if number is None else number)
         silent = harmonics.amplitude[:, 0] < np.exp(LOG_SILENCE)
-        beyond[silent | (harmonics.count == harmonics.count.max(initial=0))] = 0.0
+        most = harmonics.count.max(initial=0) if most is None else most
+        beyond[silent | (harmonics.count == most)] = 0.0
     for begin in range(0, len(out), CHUNK_FRAMES):
         rows = slice(begin, begin + CHUNK_FRAMES)
         count, f0, amplitude = harmonics.count[rows], harmonics.f0_hz[rows], harmonics.amplitude[rows]
@@ -90,7 +104,7 @@ def distortion(harmonics: Harmonics, rate_hz: float, mode: str, seed: int = 1) -
         _levels(amplitude, count, spacing, step_hz, level)
         _distortion(minimum_phase(level), harmonics.phase[rows], count, spacing, f0, step_hz, beyond[rows], out[rows])
     if harmonics.wide is not None:
-        out[harmonics.wide.frame] = distortion(harmonics.wide, rate_hz, mode, seed + 1)
+        out[harmonics.wide.frame] = distortion(harmonics.wide, rate_hz, mode)  # all have as many harmonics
     return out
 
 
@@ -186,12 +200,18 @@ def _directions(cos: np.ndarray, sin: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return np.where(none, 1.0, cos) / length, sin / length
 
 
-def phase_distortion(harmonics: Harmonics, rate_hz: float, mode: str = "fixed") -> tuple[np.ndarray, np.ndarray]:
-    """HMPDM (M, 25), radians, and HMPDD (M, 13), log cepstra of the deviation."""
+def phase_distortion(
+    harmonics: Harmonics,
+    rate_hz: float,
+    mode: str = "fixed",
+    number: np.ndarray | None = None,
+    most: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """HMPDM (M, 25), radians, and HMPDD (M, 13), log cepstra of the deviation; arguments as of :func:`distortion`."""
     n_frames = len(harmonics.frame)
     if n_frames < 2:
         return np.zeros((n_frames, N_MEAN)), np.zeros((n_frames, ORDER_DEVIATION + 1))
-    pd = distortion(harmonics, rate_hz, mode)
+    pd = distortion(harmonics, rate_hz, mode, number, most)
     cos, sin = np.cos(pd), np.sin(pd)
     del pd
     box = np.ones(MEAN_FRAMES)

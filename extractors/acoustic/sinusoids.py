@@ -67,6 +67,18 @@ def window_inside(n_samples: int, rate_hz: float, time_s: np.ndarray, f0_hz: np.
     return (centre - half >= 0) & (centre + half < n_samples)
 
 
+def harmonic_counts(rate_hz: float, f0_hz: np.ndarray) -> np.ndarray:
+    """Harmonics above DC of frames with these F0, (M,)."""
+    return np.floor((rate_hz / 2 - f0_hz / 2) / f0_hz + 0.5).astype(np.int64)
+
+
+def most_harmonics(n_samples: int, rate_hz: float, time_s: np.ndarray, f0_hz: np.ndarray) -> int:
+    """The largest ``count`` that :func:`harmonic_frames` finds in a whole file in `compat`."""
+    _, half, f0 = _placed(rate_hz, time_s, f0_hz)
+    counted = window_inside(n_samples, rate_hz, time_s, f0_hz) & (2 * half + 1 <= fft_size(rate_hz))
+    return int(harmonic_counts(rate_hz, f0[counted]).max(initial=0))
+
+
 def usable_frames(signal: np.ndarray, rate_hz: float, time_s: np.ndarray, f0_hz: np.ndarray):
     """Frames whose window lies inside the file: (indices, centres 0-based, half lengths, F0 with 0 → 100 Hz).
 
@@ -173,7 +185,7 @@ def harmonic_frames(
     compute them again. ``fixed`` has half as many bins.
     """
     keep, centre, half, f0 = usable_frames(signal, rate_hz, time_s, f0_hz)
-    counts = np.floor((rate_hz / 2 - f0 / 2) / f0 + 0.5).astype(np.int64)
+    counts = harmonic_counts(rate_hz, f0)
     n_fft = fft_size(rate_hz, mode)
 
     def measured(frames: np.ndarray, dtype_kept: type):

@@ -21,6 +21,7 @@ SLOPE_SCALES = tuple(2**i for i in range(7))
 DIRECT = 8  # up to this scale the sum written out is quicker than Fourier transforms, and exact in digital silence
 REACH = 9  # the envelope is exp(−n²/2s²): 3e-18 beyond 9 s
 FULL_REACH = 39  # 0 in float64 beyond 39 s
+NOTHING = 1e-10  # of the residual's peak: below any recording's noise, above what Fourier transforms leave in silence
 
 
 def octave_band(signal: np.ndarray, scale: int, reach: int = REACH) -> np.ndarray:
@@ -36,7 +37,8 @@ def octave_band(signal: np.ndarray, scale: int, reach: int = REACH) -> np.ndarra
 
 
 @njit(cache=True)
-def _offsets(band, closures, periods, out):
+def _offsets(band, closures, periods, least, out):
+    # samples within ±least count as 0: the first of several equal ones is the maximum, and rounding must not choose
     n = band.shape[0]
     for k in range(len(closures)):
         half = int(np.floor(0.2 * periods[k] + 0.5))
@@ -45,22 +47,24 @@ def _offsets(band, closures, periods, out):
         start, stop = closures[k] - half, closures[k] + half
         where, best = 0, -np.inf
         for i in range(start, stop + 1):
-            if band[i] > best:
-                best, where = band[i], i - start
+            value = band[i] if abs(band[i]) > least else 0.0
+            if value > best:
+                best, where = value, i - start
         out[k] += abs(where + 1 - half)  # position counted from 1, midpoint from 0: a perfect hit scores 1
 
 
 def maxima_dispersion(residual: np.ndarray, closures: np.ndarray, longest: int | None = None) -> np.ndarray:
     """MDQ at every closure (0-based samples), (G,): mean distance of the band maxima from the closure over the period.
 
-    ``longest`` (samples): periods beyond it are pauses, see :func:`~extractors.acoustic.gci.periods`.
+    The residual's largest magnitude in the file is 1. ``longest`` (samples): periods beyond it are pauses, see
+    :func:`~extractors.acoustic.gci.periods`.
     """
     total = np.zeros(len(closures))
     if len(closures) < 2:
         return total
     lengths = periods(closures, longest)
     for scale in MDQ_SCALES:
-        _offsets(octave_band(residual, scale), closures, lengths, total)
+        _offsets(octave_band(residual, scale), closures, lengths, NOTHING, total)
     return total / len(MDQ_SCALES) / lengths
 
 
