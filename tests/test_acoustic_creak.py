@@ -171,3 +171,5 @@ def test_creak_network_has_a_card() -> None:
     card = json.loads(CARD.read_text())
     assert card["held_out"]["clips"] > 20
     assert card["held_out"]["median_r"] >= 0.9
+    assert len(card["left_out_in_turn"]) == 4
+    assert min(card["left_out_in_turn"].values()) >= 0.85

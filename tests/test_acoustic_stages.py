@@ -282,6 +282,14 @@ def test_sharp_closures_have_the_smallest_dispersion() -> None:
     assert np.median(maxima_dispersion(spread, closures)) > 3 / 160
 
 
+def test_the_reference_begins_midway_searches_one_sample_earlier() -> None:
+    """Its rounding takes −10.5 to −11: so in clips whose closures lie at a twentieth of rises of 35 samples."""
+    residual = np.zeros(100)
+    residual[[9, 10]] = 1.0, 0.5  # 20 − 11 and 20 − 10
+    found = [closures_at(residual, np.array([20]), np.array([55]), 0.05, away).tolist() for away in (True, False)]
+    assert found == [[9], [10]]
+
+
 def test_rounding_does_not_choose_maxima_in_silence() -> None:
     """Fourier transforms leave 1e-16 in digital silence, another one in every piece of a file."""
     residual = np.zeros(8000)

@@ -211,7 +211,7 @@ class _Cycles:
 def _cycles(file: _File, block: Block, ratio: float) -> _Cycles:
     rate_hz, signal, residual = file.sound.rate_hz, file.signal(block), file.residual(block)
     longest = None if file.compat else round_half_up(PAUSE_S * rate_hz)
-    closures = closures_at(residual, *_turns(file, block), ratio)
+    closures = closures_at(residual, *_turns(file, block), ratio, away=file.compat)
     voicing = to_instants(file.pitch.time_s * rate_hz, file.pitch.voiced, closures + float(block.start))
     closures = closures[voicing >= 0.5 - 1e-9]
     if len(closures) < 2:

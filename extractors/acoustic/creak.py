@@ -50,6 +50,7 @@ CONTOURS = (
     "median_of_below_loudest_db", "all_zero", "mostly_zero",
 )  # fmt: skip
 SMOOTH_ROWS = 11  # 100 ms: of the lengths tried, H2−H1 told most of the reference so
+LOST = -5.0  # stands for residual features that the reference has lost
 BEFORE_ROWS, AFTER_ROWS = 3, 2  # what the network sees of the neighbours
 CHUNK_ROWS, MARGIN_ROWS = 4096, 8
 
@@ -213,8 +214,8 @@ def network_inputs(features: np.ndarray, duration_s: float, mode: str) -> np.nda
     rows, fine = _parts(features)
     spoilt = np.maximum.accumulate(rows[:, :1], axis=0) if mode == "compat" else np.zeros((len(rows), 1))
     smooth = uniform_filter1d(rows[:, RESIDUAL].astype(float), SMOOTH_ROWS, axis=0, mode="nearest")
-    smooth = np.where(spoilt > 0, -5.0, smooth)
-    return np.concatenate([rows, spoilt, _contours(fine, duration_s, mode), smooth], axis=1).astype(np.float32)
+    smooth[spoilt[:, 0] > 0] = LOST
+    return np.concatenate([rows, spoilt, _contours(fine, duration_s, mode), smooth], axis=1, dtype=np.float32)
 
 
 def _parts(features: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:

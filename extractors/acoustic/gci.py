@@ -34,13 +34,15 @@ def mean_based_signal(signal: np.ndarray, rate_hz: float, median_f0_hz: float) -
 
 
 @njit(cache=True)
-def _closures(residual, minima, maxima, ratio):
+def _closures(residual, minima, maxima, ratio, away):
     out = np.empty(len(minima), dtype=np.int64)
     count = 0
     n = residual.shape[0]
     for k in range(len(minima)):
         interval = maxima[k] - minima[k]
-        start = minima[k] + int(np.floor((ratio - HALF_INTERVAL) * interval + 0.5))
+        begin = (ratio - HALF_INTERVAL) * interval
+        # of a negative half the reference takes the sample farther from 0
+        start = minima[k] + int(np.ceil(begin - 0.5) if away and begin < 0.0 else np.floor(begin + 0.5))
         stop = minima[k] + int(np.floor((ratio + HALF_INTERVAL) * interval + 0.5))
         start = max(start, 0)
         if start >= n:
@@ -88,9 +90,14 @@ def relative_positions(
     return (peaks - minima[nearest]) / (maxima[nearest] - minima[nearest])
 
 
-def closures_at(residual: np.ndarray, minima: np.ndarray, maxima: np.ndarray, ratio: float) -> np.ndarray:
-    """Closures, 0-based, unique, increasing (G,): the residual's largest sample around share ``ratio`` of each rise."""
-    return np.unique(_closures(residual, minima, maxima, ratio))
+def closures_at(
+    residual: np.ndarray, minima: np.ndarray, maxima: np.ndarray, ratio: float, away: bool = False
+) -> np.ndarray:
+    """Closures, 0-based, unique, increasing (G,): the residual's largest sample around share ``ratio`` of each rise.
+
+    ``away`` : a search that would begin midway between two samples begins with the one farther from the minimum (`compat`).
+    """
+    return np.unique(_closures(residual, minima, maxima, ratio, away))
 
 
 def periods(closures: np.ndarray, longest: int | None = None) -> np.ndarray:
