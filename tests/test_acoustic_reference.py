@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from benchmarks.covarep_agreement import Agreement, agreement, agreement_of, clips, recordings
 from extractors.acoustic import COLUMNS, covarep_features
 from extractors.acoustic.covarep import matrix
-from extractors.acoustic.creak import CARD, WEIGHTS
-from extractors.acoustic.train_creak import CREAK_COLUMN, HELD_OUT_ACTORS, clip_pair, scores
+from extractors.acoustic.creak import AFTER_SILENCE_WEIGHTS, CARD, WEIGHTS
+from extractors.acoustic.train_creak import CREAK_COLUMN, HELD_OUT_ACTORS, Networks, clip_pair, estimate, scores
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "covarep"
 pytestmark = [
@@ -105,10 +106,15 @@ def test_creak_of_actors_not_trained_on() -> None:
     with np.load(SHARED / "ravdess_creak.npz") as reference:
         names = [name for name in reference.files if name.rsplit("-", 1)[1] in HELD_OUT_ACTORS]
         pairs = {n: clip_pair(SHARED.parent / "ravdess" / f"{n}.flac", reference[n][:, CREAK_COLUMN]) for n in names}
-    found, card = scores(pairs, names, load_file(WEIGHTS)), json.loads(CARD.read_text())["held_out"]
+    networks = Networks(load_file(WEIGHTS), load_file(AFTER_SILENCE_WEIGHTS))
+    found, card = scores(pairs, names, networks), json.loads(CARD.read_text())["held_out"]
     assert found["clips"] == card["clips"] == 68
     assert found["median_r"] >= 0.9
     assert found["median_r"] == pytest.approx(card["median_r"], abs=0.005)
+    name = next(name for name in names if pairs[name].spoilt.any() and not pairs[name].spoilt.all())
+    samples, rate_hz = soundfile.read(SHARED.parent / "ravdess" / f"{name}.flac")
+    column = matrix(samples, rate_hz, "compat")[1][:, CREAK_COLUMN]  # the program takes the same way as the training
+    np.testing.assert_allclose(column, estimate(pairs[name], networks)[: len(column)], atol=1e-4)
 
 
 def test_agreement_sees_what_a_correlation_would_not() -> None:

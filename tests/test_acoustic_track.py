@@ -53,7 +53,8 @@ def test_mode_is_part_of_the_contract() -> None:
     fixed, compat = acoustic_spec(), acoustic_spec("compat")
     assert (fixed.modality, fixed.rate_hz, fixed.columns) == ("audio", 100.0, COLUMNS)
     assert fixed.fingerprint() != compat.fingerprint()
-    assert len(fixed.weights) == 64  # the creak network's sha256
+    assert len(fixed.weights) == len(compat.weights) == 64  # sha256 of the creak networks
+    assert fixed.weights != compat.weights  # of more networks
     with pytest.raises(ValueError, match="fixed"):
         acoustic_spec("original")
 

@@ -9,6 +9,7 @@ In: samples (N,) or (N, channels) in ±1, 8–96 kHz. Out: FeatureTrack of 74 co
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -30,20 +31,23 @@ COLUMNS: tuple[str, ...] = (
     *(f"HMPDD_{i}" for i in range(13)),
 )  # fmt: skip
 RATE_HZ = 100.0
-VERSION = "6"
+VERSIONS = {"fixed": "6-fixed", "compat": "7-compat"}
 
 
-@functools.lru_cache(maxsize=1)
-def _creak_digest() -> str:
-    """sha256 of the shipped creak networks, the only weights here, as its card records it."""
-    return json.loads((Path(__file__).with_name("creak.json")).read_text())["sha256"]
+@functools.lru_cache(maxsize=2)
+def _creak_digest(mode: str) -> str:
+    """sha256 of the shipped creak networks, the only weights here, as their card records it; in ``compat`` of both kinds."""
+    card = json.loads((Path(__file__).with_name("creak.json")).read_text())
+    if mode == "fixed":
+        return card["sha256"]
+    return hashlib.sha256((card["sha256"] + card["after_silence_sha256"]).encode()).hexdigest()
 
 
 def acoustic_spec(mode: str = "fixed") -> FeatureSpec:
     """The contract of the acoustic track. ``mode`` is part of its version. Raises ValueError for another mode."""
-    if mode not in ("fixed", "compat"):
+    if mode not in VERSIONS:
         raise ValueError(f"Expected mode to be 'fixed' or 'compat' but got {mode!r}")
-    return FeatureSpec("audio", COLUMNS, RATE_HZ, "covarep", f"{VERSION}-{mode}", _creak_digest())
+    return FeatureSpec("audio", COLUMNS, RATE_HZ, "covarep", VERSIONS[mode], _creak_digest(mode))
 
 
 def covarep_features(

@@ -1,6 +1,6 @@
 """Creaky voice: measurements of irregular, widely spaced glottal pulses, and a posterior 0..1 made of them.
 
-In: upright mono signal (N,) at any rate, pitch track. Out: measurements (M, 31) and posterior (M,) every 10 ms.
+In: upright mono signal (N,) at any rate, pitch track. Out: measurements (M, 34) and posterior (M,) every 10 ms.
 Sources: Ishi, Sakakibara, Ishiguro & Hagita 2008 (short-term power contour, intra-frame periodicity); Drugman, Kane &
 Gobl 2012, 2014 (residual resonator, H2−H1, residual peak prominence).
 Measurements depend on the block of signal they come from, the posterior on all rows of a file.
@@ -23,6 +23,7 @@ from extractors.acoustic.residual import raw_residual
 from extractors.weights import check_sha256
 
 WEIGHTS = Path(__file__).with_name("creak.safetensors")
+AFTER_SILENCE_WEIGHTS = Path(__file__).with_name("creak_after_silence.safetensors")
 CARD = WEIGHTS.with_suffix(".json")
 
 BAND_HZ = (100.0, 1500.0)
@@ -35,6 +36,7 @@ RESONATOR_LAGS_S = (0.002, 0.033)
 HARMONICS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)  # of the median F0
 PEAK_REACH_S, PEAK_ITSELF_S = 0.015, 0.006
 FLOOR_DB = -120.0
+SHORT_S, SHORT_HOP_S, SHORT_REACH, SHORT_FLOOR = 0.004, 0.002, 16, 1e-14  # very short-term power; 33 frames per row
 MEDIAN_ROWS, AROUND_ROWS = 9, 81  # smoothing of the level contour; reach of the loudest frame around it
 
 FRAME_FEATURES = (
@@ -43,7 +45,8 @@ FRAME_FEATURES = (
     *(f"resonator_{h}_f0_db" for h in HARMONICS), "prominence_resonator", "prominence_residual",
 )  # fmt: skip
 FINE_FEATURES = ("energy_db", "all_zero", "zero_crossing_rate")
-FEATURES = (*FRAME_FEATURES, *(f"{name}_{i}" for name in FINE_FEATURES for i in range(2)))
+SHORT_FEATURES = ("power_deviation_db", "any_empty", "share_empty")
+FEATURES = (*FRAME_FEATURES, *(f"{name}_{i}" for name in FINE_FEATURES for i in range(2)), *SHORT_FEATURES)
 RESIDUAL = slice(FRAME_FEATURES.index("resonator_r"), FRAME_FEATURES.index("prominence_residual") + 1)
 CONTOURS = (
     "zero_crossing_rate", "below_files_loudest_db", "below_loudest_db", "median_below_loudest_db",
@@ -51,6 +54,8 @@ CONTOURS = (
 )  # fmt: skip
 SMOOTH_ROWS = 11  # 100 ms: of the lengths tried, H2−H1 told most of the reference so
 LOST = -5.0  # stands for residual features that the reference has lost
+EARLIER_FRAMES = 4  # 20 ms: zero crossings as the reference counts them, to the resolution of 5 ms
+AFTER_SILENCE = (*FRAME_FEATURES[: RESIDUAL.start], *CONTOURS, "earlier_zero_crossing_rate", *SHORT_FEATURES)
 BEFORE_ROWS, AFTER_ROWS = 3, 2  # what the network sees of the neighbours
 CHUNK_ROWS, MARGIN_ROWS = 4096, 8
 
@@ -152,6 +157,27 @@ def _resonator_features(rows: np.ndarray, f0_hz: np.ndarray, median_hz: float, r
     return np.concatenate([head, parts - parts.max(axis=1, keepdims=True)], axis=1)
 
 
+def _short_power(signal: np.ndarray, rate_hz: int, n_rows: int) -> np.ndarray:
+    """Very short-term power (Ishi et al. 2008) in 33 frames around each row: deviation in dB, empty frames, (M, 3).
+
+    Frames of 4 ms every 2 ms; those outside the signal are left out. Of empty ones: whether any is, and their share.
+    """
+    length, per_row = int(SHORT_S * rate_hz), round(HOP_S / SHORT_HOP_S)
+    frames = np.arange(-SHORT_REACH, per_row * n_rows + SHORT_REACH)  # row r, from 1 on, lies amid frame 5 r - 1
+    starts = np.round(SHORT_HOP_S * rate_hz * frames).astype(int)
+    inside = (starts >= 0) & (starts + length <= len(signal))
+    empty = inside & (_sums((signal != 0.0).astype(float), starts, length) == 0)
+    level = 10 * np.log10(np.maximum(_sums(signal * signal, starts, length), 0.0) / length + SHORT_FLOOR)
+    around = per_row * np.arange(1, n_rows + 1) - 1  # in ``frames``, which begin 16 earlier
+    n, total, squares, n_empty = (
+        _sums(np.where(inside, values, 0.0), around, 2 * SHORT_REACH + 1)
+        for values in (np.ones(len(frames)), level, level * level, empty)
+    )
+    n = np.maximum(n, 1)
+    deviation = np.sqrt(np.maximum(squares / n - (total / n) ** 2, 0.0))
+    return np.stack([deviation, n_empty > 0, n_empty / (2 * SHORT_REACH + 1)], axis=1)
+
+
 def creak_features(signal: np.ndarray, rate_hz: int, pitch: Pitch) -> tuple[np.ndarray, np.ndarray]:
     """Times (s, from the block's start) and measurements (M, len(FEATURES)) every 10 ms from 10 ms on.
 
@@ -199,7 +225,8 @@ def creak_features(signal: np.ndarray, rate_hz: int, pitch: Pitch) -> tuple[np.n
     columns += [log_f0, voiced, score, log_median, log_f0 - log_median, *resonator.T, *prominence]
     frame_part = np.stack(columns, axis=1)
     fine_part = [values.reshape(n_rows, 2) for values in (energy_db, count == 0, crossings)]
-    return time_s, np.concatenate([frame_part, *fine_part], axis=1).astype(np.float32)
+    short_part = _short_power(signal, rate_hz, n_rows)
+    return time_s, np.concatenate([frame_part, *fine_part, short_part], axis=1).astype(np.float32)
 
 
 def network_inputs(features: np.ndarray, duration_s: float, mode: str) -> np.ndarray:
@@ -212,16 +239,35 @@ def network_inputs(features: np.ndarray, duration_s: float, mode: str) -> np.nda
     from scipy.ndimage import uniform_filter1d
 
     rows, fine = _parts(features)
-    spoilt = np.maximum.accumulate(rows[:, :1], axis=0) if mode == "compat" else np.zeros((len(rows), 1))
+    spoilt = spoilt_rows(features) if mode == "compat" else np.zeros(len(rows), dtype=bool)
     smooth = uniform_filter1d(rows[:, RESIDUAL].astype(float), SMOOTH_ROWS, axis=0, mode="nearest")
-    smooth[spoilt[:, 0] > 0] = LOST
-    return np.concatenate([rows, spoilt, _contours(fine, duration_s, mode), smooth], axis=1, dtype=np.float32)
+    smooth[spoilt] = LOST
+    parts = [rows, spoilt[:, None], _contours(fine, duration_s, mode), smooth]
+    return np.concatenate(parts, axis=1, dtype=np.float32)
+
+
+def after_silence_inputs(features: np.ndarray, duration_s: float) -> np.ndarray:
+    """What other networks see of a whole file's features after digital silence in ``compat``: (M, 22) float32.
+
+    Nothing of the residual, which the reference has lost there.
+    """
+    rows, fine = _parts(features)
+    earlier = fine[2][np.maximum(2 * np.arange(1, len(rows) + 1) - EARLIER_FRAMES, 0)]
+    contours = _contours(fine, duration_s, "compat")
+    parts = [rows[:, : RESIDUAL.start], contours, earlier[:, None], features[:, -len(SHORT_FEATURES) :]]
+    return np.concatenate(parts, axis=1, dtype=np.float32)
+
+
+def spoilt_rows(features: np.ndarray) -> np.ndarray:
+    """Rows in or after digital silence, where the reference has lost what the residual shows, (M,) bool."""
+    return np.maximum.accumulate(features[:, FEATURES.index("silent")] > 0)
 
 
 def _parts(features: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
     """Features by their step: per row (M, 25), every 5 ms (3 times 2 M)."""
-    fine = np.split(features[:, len(FRAME_FEATURES) :], len(FINE_FEATURES), axis=1)
-    return features[:, : len(FRAME_FEATURES)], [part.reshape(-1) for part in fine]
+    first, last = len(FRAME_FEATURES), len(FEATURES) - len(SHORT_FEATURES)
+    fine = np.split(features[:, first:last], len(FINE_FEATURES), axis=1)
+    return features[:, :first], [part.reshape(-1) for part in fine]
 
 
 def _places(n_rows: int, duration_s: float, mode: str) -> tuple[np.ndarray, int]:
@@ -293,42 +339,51 @@ def run_network(rows: np.ndarray, network: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def run_networks(rows: np.ndarray, weights: dict[str, np.ndarray]) -> np.ndarray:
-    """Mean posterior of networks that differ in their seed, half a hop before each row's time, (M,).
+    """Mean posterior of networks that differ in their seed, at the rows' times, (M,).
 
-    That is where the output rows lie: the mean of two neighbours. The first row has none before it and stands alone.
-    ``weights`` are named ``seed.layer.weight``.
+    ``weights`` are named ``seed.layer.weight``. Long files go in chunks, with the same result.
     """
     seeds = sorted({name.partition(".")[0] for name in weights})
-    each = (
-        {name.partition(".")[2]: value for name, value in weights.items() if name.startswith(f"{s}.")} for s in seeds
-    )
-    posterior = np.mean([run_network(rows, network) for network in each], axis=0)
+    networks = [
+        {name.partition(".")[2]: value for name, value in weights.items() if name.startswith(f"{seed}.")}
+        for seed in seeds
+    ]
+    posterior = np.empty(len(rows))
+    for begin in range(0, len(rows), CHUNK_ROWS):
+        first, last = max(0, begin - MARGIN_ROWS), min(len(rows), begin + CHUNK_ROWS + MARGIN_ROWS)
+        part = np.mean([run_network(rows[first:last], network) for network in networks], axis=0)
+        posterior[begin : begin + CHUNK_ROWS] = part[begin - first : begin - first + CHUNK_ROWS]
+    return posterior
+
+
+def half_a_hop_before(posterior: np.ndarray) -> np.ndarray:
+    """Where the output rows lie: the mean of two neighbours. The first row has none before it and stands alone, (M,)."""
     return (np.append(posterior[:1], posterior[:-1]) + posterior) / 2
 
 
-@functools.lru_cache(maxsize=1)
-def _weights() -> dict[str, np.ndarray]:
-    """The shipped networks, their sha256 checked against their card. Raises WeightsError if missing or different."""
+@functools.lru_cache(maxsize=2)
+def _weights(path: Path, key: str) -> dict[str, np.ndarray]:
+    """Shipped networks, their sha256 checked against their card. Raises WeightsError if missing or different."""
     from safetensors.numpy import load_file
 
-    card = json.loads(CARD.read_text())
-    check_sha256(WEIGHTS, card["sha256"])
-    return load_file(WEIGHTS)
+    check_sha256(path, json.loads(CARD.read_text())[key])
+    return load_file(path)
 
 
 def creak_posterior(features: np.ndarray, duration_s: float, mode: str = "fixed") -> np.ndarray:
     """Posterior 0..1 of a whole file's features (M, len(FEATURES)), each 5 ms before its row's time, (M,).
 
-    ``compat`` has NaN where the reference does.
+    ``compat`` has NaN where the reference does. After digital silence it is the mean of two kinds of networks.
     """
     if not len(features):
         return np.zeros(0)
-    rows = network_inputs(features, duration_s, mode)
-    posterior = np.empty(len(rows))
-    for begin in range(0, len(rows), CHUNK_ROWS):
-        first, last = max(0, begin - MARGIN_ROWS), min(len(rows), begin + CHUNK_ROWS + MARGIN_ROWS)
-        part = run_networks(rows[first:last], _weights())
-        posterior[begin : begin + CHUNK_ROWS] = part[begin - first : begin - first + CHUNK_ROWS]
+    posterior = run_networks(network_inputs(features, duration_s, mode), _weights(WEIGHTS, "sha256"))
+    spoilt = spoilt_rows(features)
+    if mode == "compat" and spoilt.any():
+        rows = after_silence_inputs(features, duration_s)
+        others = run_networks(rows, _weights(AFTER_SILENCE_WEIGHTS, "after_silence_sha256"))
+        posterior = np.where(spoilt, (posterior + others) / 2, posterior)
+    posterior = half_a_hop_before(posterior)
     if mode == "compat":
         posterior[missing_rows(features, duration_s)] = np.nan
     return posterior
