@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,13 @@ from scipy.signal import lfilter
 from extractors.acoustic import creak
 from extractors.acoustic.creak import (
     AFTER_SILENCE,
-    AFTER_SILENCE_WEIGHTS,
+    BEFORE_SILENCE,
     CARD,
+    COMPAT_FEATURES,
     CONTOURS,
     FEATURES,
     FRAME_FEATURES,
-    after_silence_inputs,
+    compat_inputs,
     creak_features,
     creak_posterior,
     half_a_hop_before,
@@ -36,7 +38,7 @@ SPOILT = len(FRAME_FEATURES)  # the first input after the frames' own
 
 
 def column(features: np.ndarray, name: str) -> np.ndarray:
-    return features[:, FEATURES.index(name)]
+    return features[:, COMPAT_FEATURES.index(name)]
 
 
 def shifted(pitch: Pitch, begin_s: float) -> Pitch:
@@ -73,8 +75,8 @@ def test_measurements_of_a_tone() -> None:
 def test_a_block_gives_the_rows_of_the_whole() -> None:
     signal = voice(110.0, 3.0) + 1e-3 * np.random.default_rng(1).standard_normal(3 * RATE_HZ)
     pitch = srh_pitch(signal, RATE_HZ)
-    _, whole = creak_features(signal, RATE_HZ, pitch)
-    _, block = creak_features(signal[RATE_HZ:], RATE_HZ, shifted(pitch, 1.0))
+    _, whole = creak_features(signal, RATE_HZ, pitch, "compat")
+    _, block = creak_features(signal[RATE_HZ:], RATE_HZ, shifted(pitch, 1.0), "compat")
     np.testing.assert_allclose(block[10:-10], whole[110:-10], atol=2e-3)
     np.testing.assert_allclose(creak_posterior(whole, 3.0)[115:-10], creak_posterior(block, 2.0)[15:-10], atol=0.02)
 
@@ -117,14 +119,17 @@ def test_the_reference_misses_rows_where_silence_begins() -> None:
 
     signal = noise.copy()
     signal[16080:20080] = 0.0
-    _, features = creak_features(signal, RATE_HZ, pitch)
+    _, features = creak_features(signal, RATE_HZ, pitch, "compat")
     assert np.flatnonzero(np.isnan(creak_posterior(features, 2.0, "compat"))).tolist() == [0, 101, 102]
+
+
+NO_PITCH = Pitch(np.array([]), np.array([]), np.array([]), np.array([]), None)
 
 
 def test_short_power_of_bursts_in_silence() -> None:
     signal = np.zeros(RATE_HZ)
     signal[8000:8064] = 0.25  # two frames of 4 ms hold half of it, the one between them all
-    _, features = creak_features(signal, RATE_HZ, Pitch(np.array([]), np.array([]), np.array([]), np.array([]), None))
+    _, features = creak_features(signal, RATE_HZ, NO_PITCH, "compat")
     deviation, any_empty, share = (
         column(features, name) for name in ("power_deviation_db", "any_empty", "share_empty")
     )
@@ -135,39 +140,64 @@ def test_short_power_of_bursts_in_silence() -> None:
     np.testing.assert_allclose(deviation[49], level.std(), atol=0.01)  # row 49 lies at .5 s
     np.testing.assert_allclose(deviation[[30, 70]], 0, atol=1e-3)
     assert np.flatnonzero(deviation > 1).tolist() == [46, 47, 48, 49, 50, 51, 52]  # within 34 ms
-    _, sounding = creak_features(np.full(RATE_HZ, 0.1), RATE_HZ, srh_pitch(signal, RATE_HZ))
+    _, sounding = creak_features(np.full(RATE_HZ, 0.1), RATE_HZ, NO_PITCH, "compat")
     assert not column(sounding, "any_empty").any()  # what lies outside the file is no silence
     np.testing.assert_allclose(column(sounding, "power_deviation_db"), 0, atol=1e-3)
 
 
-def test_other_networks_speak_in_compat_after_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rate_hz", [8000, 16000])
+def test_h2h1_is_read_at_the_period_of_the_residual(rate_hz: int) -> None:
+    pulses = np.zeros(2 * rate_hz)
+    pulses[:: rate_hz // 80] = 1.0  # 80 Hz, all harmonics alike
+    median_hz = 100.0
+    found = creak._h2h1(pulses, median_hz, rate_hz, 200)[20:-20]
+    np.testing.assert_allclose(np.exp(found[:, 1]), 80, rtol=0.01)
+    turn = np.exp(2j * np.pi * np.array([80, 160]) / rate_hz)
+    radius = np.exp(-np.pi * 315 / rate_hz)
+    gain = 1 / np.abs(1 - 2 * radius * np.cos(2 * np.pi * median_hz / rate_hz) / turn + radius**2 / turn**2)
+    np.testing.assert_allclose(found[:, 0], 20 * np.log10(gain[1] / gain[0]), atol=0.5)
+
+
+def test_compat_has_networks_of_its_own_before_and_after_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     signal = voice(110.0, 2.0)
     signal[RATE_HZ : RATE_HZ + 1600] = 0.0
-    _, features = creak_features(signal, RATE_HZ, srh_pitch(signal, RATE_HZ))
-    inputs = after_silence_inputs(features, 2.0)
-    assert inputs.shape == (len(features), len(AFTER_SILENCE))
+    pitch = srh_pitch(signal, RATE_HZ)
+    _, features = creak_features(signal, RATE_HZ, pitch, "compat")
+    before, after = compat_inputs(features, 2.0)
+    assert before.shape == (len(features), len(BEFORE_SILENCE))
+    assert after.shape == (len(features), len(AFTER_SILENCE))
+    np.testing.assert_array_equal(before[:, : len(AFTER_SILENCE)], after)
     crossings = column(features, "zero_crossing_rate_0")  # of the 32 ms from the row before on
-    np.testing.assert_array_equal(inputs[1:, AFTER_SILENCE.index("earlier_zero_crossing_rate")], crossings[:-1])
-    np.testing.assert_array_equal(inputs[:, AFTER_SILENCE.index("share_empty")], column(features, "share_empty"))
-    before = {mode: creak_posterior(features, 2.0, mode) for mode in ("fixed", "compat")}
+    np.testing.assert_array_equal(after[1:, AFTER_SILENCE.index("earlier_zero_crossing_rate")], crossings[:-1])
+    np.testing.assert_array_equal(after[:, AFTER_SILENCE.index("share_empty")], column(features, "share_empty"))
+    np.testing.assert_array_equal(before[:, -1], column(features, "h2h1_log_f0"))
+    np.testing.assert_allclose(before[50, -2], column(features, "h2h1_db")[45:56].mean(), rtol=1e-5)
 
-    def half(path: Path, key: str) -> dict[str, np.ndarray]:
-        weights = shipped(path, key)
-        if path != AFTER_SILENCE_WEIGHTS:
-            return weights
-        return {name: np.zeros_like(value) if "exit" in name else value for name, value in weights.items()}  # says ½
+    def saying_half(kind: str) -> Callable[[Path, str], dict[str, np.ndarray]]:
+        return lambda path, key: {
+            name: np.zeros_like(value) if name.startswith(kind) and "exit" in name else value
+            for name, value in shipped(path, key).items()
+        }
 
-    shipped = creak._weights
-    monkeypatch.setattr(creak, "_weights", half)
-    after = {mode: creak_posterior(features, 2.0, mode) for mode in ("fixed", "compat")}
-    np.testing.assert_array_equal(after["fixed"], before["fixed"])
-    spoilt = spoilt_rows(features)
+    shipped, spoilt, whole = creak._weights, spoilt_rows(features), creak_posterior(features, 2.0, "compat")
     first = int(spoilt.argmax())
     assert spoilt[first:].all()
-    np.testing.assert_array_equal(after["compat"][:first], before["compat"][:first])
     always = run_networks(network_inputs(features, 2.0, "compat"), shipped(creak.WEIGHTS, "sha256"))
-    np.testing.assert_allclose(after["compat"][-40:], half_a_hop_before((always + 0.5) / 2)[-40:], atol=1e-6)
-    assert (np.abs(after["compat"] - before["compat"])[-40:] > 1e-3).any()
+    share = np.where(spoilt, creak.AFTER_SILENCE_SHARE, creak.BEFORE_SILENCE_SHARE)
+    wanted = half_a_hop_before((1 - share) * always + share * 0.5)
+    for kind, mine, others in (
+        ("before_silence", slice(1, first), slice(first + 1, None)),
+        ("after_silence", slice(first + 3, None), slice(0, first)),
+    ):
+        monkeypatch.setattr(creak, "_weights", saying_half(kind))
+        found = creak_posterior(features, 2.0, "compat")
+        np.testing.assert_allclose(found[mine], wanted[mine], atol=1e-6)
+        assert (np.abs(found - whole)[mine] > 1e-3).any()
+        np.testing.assert_array_equal(found[others], whole[others])
+    fixed = creak_features(signal, RATE_HZ, pitch)[1]
+    np.testing.assert_array_equal(fixed, features[:, : fixed.shape[1]])
+    posterior = run_networks(network_inputs(fixed, 2.0, "fixed"), shipped(creak.WEIGHTS, "sha256"))
+    np.testing.assert_array_equal(creak_posterior(fixed, 2.0), half_a_hop_before(posterior))
 
 
 def test_contours_of_a_step_in_level() -> None:

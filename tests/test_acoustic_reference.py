@@ -13,8 +13,8 @@ import soundfile
 from benchmarks.covarep_agreement import Agreement, agreement, agreement_of, clips, recordings
 from extractors.acoustic import COLUMNS, covarep_features
 from extractors.acoustic.covarep import matrix
-from extractors.acoustic.creak import AFTER_SILENCE_WEIGHTS, CARD, WEIGHTS
-from extractors.acoustic.train_creak import CREAK_COLUMN, HELD_OUT_ACTORS, Networks, clip_pair, estimate, scores
+from extractors.acoustic.creak import CARD, COMPAT_WEIGHTS, WEIGHTS, Networks
+from extractors.acoustic.train_creak import CREAK_COLUMN, HELD_OUT_ACTORS, clip_pair, estimate, scores
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "covarep"
 pytestmark = [
@@ -106,7 +106,7 @@ def test_creak_of_actors_not_trained_on() -> None:
     with np.load(SHARED / "ravdess_creak.npz") as reference:
         names = [name for name in reference.files if name.rsplit("-", 1)[1] in HELD_OUT_ACTORS]
         pairs = {n: clip_pair(SHARED.parent / "ravdess" / f"{n}.flac", reference[n][:, CREAK_COLUMN]) for n in names}
-    networks = Networks(load_file(WEIGHTS), load_file(AFTER_SILENCE_WEIGHTS))
+    networks = Networks(load_file(WEIGHTS), load_file(COMPAT_WEIGHTS))
     found, card = scores(pairs, names, networks), json.loads(CARD.read_text())["held_out"]
     assert found["clips"] == card["clips"] == 68
     assert found["median_r"] >= 0.9

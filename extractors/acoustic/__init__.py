@@ -40,7 +40,7 @@ def _creak_digest(mode: str) -> str:
     card = json.loads((Path(__file__).with_name("creak.json")).read_text())
     if mode == "fixed":
         return card["sha256"]
-    return hashlib.sha256((card["sha256"] + card["after_silence_sha256"]).encode()).hexdigest()
+    return hashlib.sha256((card["sha256"] + card["compat_sha256"]).encode()).hexdigest()
 
 
 def acoustic_spec(mode: str = "fixed") -> FeatureSpec:

@@ -290,7 +290,7 @@ def _creak(file: _File, block: Block) -> tuple[np.ndarray, np.ndarray]:
     local = Pitch(
         pitch.time_s[near] - start_s, pitch.f0_hz[near], pitch.voiced[near], pitch.score[near], pitch.median_hz
     )
-    time_s, features = creak_features(file.signal(block), rate_hz, local)
+    time_s, features = creak_features(file.signal(block), rate_hz, local, file.mode)
     time_s = time_s + start_s
     last = np.inf if block.last == file.sound.n_samples else block.last
     mine = (time_s * rate_hz > block.first + 0.5) & (time_s * rate_hz <= last + 0.5)

@@ -1,6 +1,7 @@
 """Creaky voice: measurements of irregular, widely spaced glottal pulses, and a posterior 0..1 made of them.
 
-In: upright mono signal (N,) at any rate, pitch track. Out: measurements (M, 34) and posterior (M,) every 10 ms.
+In: upright mono signal (N,) at any rate, pitch track. Out: measurements (M, 31), in ``compat`` (M, 36), and posterior (M,)
+every 10 ms.
 Sources: Ishi, Sakakibara, Ishiguro & Hagita 2008 (short-term power contour, intra-frame periodicity); Drugman, Kane &
 Gobl 2012, 2014 (residual resonator, H2−H1, residual peak prominence).
 Measurements depend on the block of signal they come from, the posterior on all rows of a file.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,7 @@ from extractors.acoustic.residual import raw_residual
 from extractors.weights import check_sha256
 
 WEIGHTS = Path(__file__).with_name("creak.safetensors")
-AFTER_SILENCE_WEIGHTS = Path(__file__).with_name("creak_after_silence.safetensors")
+COMPAT_WEIGHTS = Path(__file__).with_name("creak_compat.safetensors")
 CARD = WEIGHTS.with_suffix(".json")
 
 BAND_HZ = (100.0, 1500.0)
@@ -33,6 +35,7 @@ LAGS_S = (0.0025, 0.015)  # periods that count for the intra-frame periodicity
 RESONATOR_HZ = 150.0  # bandwidth
 RESONATOR_FRAME_S = 0.05
 RESONATOR_LAGS_S = (0.002, 0.033)
+COMPAT_RESONATOR_HZ, COMPAT_LAGS_S = 315.0, (0.002, 0.025)  # those that explain the reference's posterior best
 HARMONICS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)  # of the median F0
 PEAK_REACH_S, PEAK_ITSELF_S = 0.015, 0.006
 FLOOR_DB = -120.0
@@ -45,8 +48,9 @@ FRAME_FEATURES = (
     *(f"resonator_{h}_f0_db" for h in HARMONICS), "prominence_resonator", "prominence_residual",
 )  # fmt: skip
 FINE_FEATURES = ("energy_db", "all_zero", "zero_crossing_rate")
+FEATURES = (*FRAME_FEATURES, *(f"{name}_{i}" for name in FINE_FEATURES for i in range(2)))
 SHORT_FEATURES = ("power_deviation_db", "any_empty", "share_empty")
-FEATURES = (*FRAME_FEATURES, *(f"{name}_{i}" for name in FINE_FEATURES for i in range(2)), *SHORT_FEATURES)
+COMPAT_FEATURES = (*FEATURES, *SHORT_FEATURES, "h2h1_db", "h2h1_log_f0")
 RESIDUAL = slice(FRAME_FEATURES.index("resonator_r"), FRAME_FEATURES.index("prominence_residual") + 1)
 CONTOURS = (
     "zero_crossing_rate", "below_files_loudest_db", "below_loudest_db", "median_below_loudest_db",
@@ -56,8 +60,21 @@ SMOOTH_ROWS = 11  # 100 ms: of the lengths tried, H2−H1 told most of the refer
 LOST = -5.0  # stands for residual features that the reference has lost
 EARLIER_FRAMES = 4  # 20 ms: zero crossings as the reference counts them, to the resolution of 5 ms
 AFTER_SILENCE = (*FRAME_FEATURES[: RESIDUAL.start], *CONTOURS, "earlier_zero_crossing_rate", *SHORT_FEATURES)
+BEFORE_SILENCE = (*AFTER_SILENCE, "h2h1_db_smooth", "h2h1_log_f0")
+BEFORE_SILENCE_SHARE, AFTER_SILENCE_SHARE = 0.25, 0.5  # more of the first and recordings of other origin agree less
 BEFORE_ROWS, AFTER_ROWS = 3, 2  # what the network sees of the neighbours
 CHUNK_ROWS, MARGIN_ROWS = 4096, 8
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Weights by name: ``seed.layer.weight`` of the networks of both modes, ``kind.seed.layer.weight`` of those of ``compat``.
+
+    The kinds are ``before_silence`` and ``after_silence``.
+    """
+
+    always: dict[str, np.ndarray]
+    compat: dict[str, np.ndarray]
 
 
 def _frames(values: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
@@ -115,11 +132,11 @@ def _periodicity(rows: np.ndarray, rate_hz: int) -> np.ndarray:
     return np.stack([first, lowest, total / count, np.log(period / rate_hz)], axis=1)
 
 
-def _resonance(residual: np.ndarray, median_hz: float, rate_hz: int) -> np.ndarray:
+def _resonance(residual: np.ndarray, median_hz: float, rate_hz: int, bandwidth_hz: float = RESONATOR_HZ) -> np.ndarray:
     """The residual through a second-order resonator at the median F0 (Drugman, Kane & Gobl 2012), (N,)."""
     from scipy.signal import lfilter
 
-    radius = np.exp(-np.pi * RESONATOR_HZ / rate_hz)
+    radius = np.exp(-np.pi * bandwidth_hz / rate_hz)
     feedback = [1.0, -2 * radius * np.cos(2 * np.pi * median_hz / rate_hz), radius * radius]
     return np.asarray(lfilter([1.0], feedback, residual))
 
@@ -157,6 +174,26 @@ def _resonator_features(rows: np.ndarray, f0_hz: np.ndarray, median_hz: float, r
     return np.concatenate([head, parts - parts.max(axis=1, keepdims=True)], axis=1)
 
 
+def _h2h1(residual: np.ndarray, median_hz: float, rate_hz: int, n_rows: int) -> np.ndarray:
+    """H2−H1 (dB) of the resonator's output and the log F0 it is read at (Drugman, Kane & Gobl 2012), (M, 2).
+
+    Frames of 50 ms have their middles 5 ms before and after each row, which takes their mean. F0 is where the
+    autocorrelation of the tapered frame, over the share of samples that overlap at that lag, is highest.
+    """
+    from scipy.fft import rfft
+
+    resonance = _resonance(residual, median_hz, rate_hz, COMPAT_RESONATOR_HZ)
+    length, size = int(RESONATOR_FRAME_S * rate_hz) // 2 * 2, 4096
+    middles = np.round((HOP_S * np.arange(n_rows + 1) + HOP_S / 2) * rate_hz).astype(int)
+    rows = _frames(resonance, middles - length // 2, length) * np.hanning(length + 2)[1:-1]
+    low, high = (int(s * rate_hz) for s in COMPAT_LAGS_S)
+    period = low + _autocorrelation(rows, np.ones(length), high)[:, low:].argmax(axis=1)
+    level = 20 * np.log10(np.abs(np.asarray(rfft(rows, size, axis=1)))[:, : size // 4] + 1e-9)
+    first, second = (np.round(k * size / period).astype(int) for k in (1, 2))
+    found = np.stack([_at(level, second) - _at(level, first), np.log(rate_hz / period)], axis=1)
+    return (found[:-1] + found[1:]) / 2
+
+
 def _short_power(signal: np.ndarray, rate_hz: int, n_rows: int) -> np.ndarray:
     """Very short-term power (Ishi et al. 2008) in 33 frames around each row: deviation in dB, empty frames, (M, 3).
 
@@ -178,9 +215,12 @@ def _short_power(signal: np.ndarray, rate_hz: int, n_rows: int) -> np.ndarray:
     return np.stack([deviation, n_empty > 0, n_empty / (2 * SHORT_REACH + 1)], axis=1)
 
 
-def creak_features(signal: np.ndarray, rate_hz: int, pitch: Pitch) -> tuple[np.ndarray, np.ndarray]:
-    """Times (s, from the block's start) and measurements (M, len(FEATURES)) every 10 ms from 10 ms on.
+def creak_features(
+    signal: np.ndarray, rate_hz: int, pitch: Pitch, mode: str = "fixed"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Times (s, from the block's start) and measurements every 10 ms from 10 ms on.
 
+    They are (M, len(FEATURES)), in ``compat`` (M, len(COMPAT_FEATURES)).
     ``pitch`` has times from the block's start and the median of the whole file.
     A block must begin at a multiple of 10 ms in the file; rows nearer than 60 ms to its ends are wrong.
     """
@@ -191,7 +231,8 @@ def creak_features(signal: np.ndarray, rate_hz: int, pitch: Pitch) -> tuple[np.n
     n_rows = int(len(signal) / (HOP_S * rate_hz))
     time_s = HOP_S * np.arange(1, n_rows + 1)
     if n_rows < 3:
-        return time_s, np.zeros((n_rows, len(FEATURES)), dtype=np.float32)
+        n_columns = len(COMPAT_FEATURES) if mode == "compat" else len(FEATURES)
+        return time_s, np.zeros((n_rows, n_columns), dtype=np.float32)
     starts = np.round(HOP_S * rate_hz * np.arange(n_rows)).astype(int)
     centres = np.round(HOP_S * rate_hz * np.arange(1, n_rows + 1)).astype(int)
     lost = np.isnan(residual)
@@ -225,8 +266,10 @@ def creak_features(signal: np.ndarray, rate_hz: int, pitch: Pitch) -> tuple[np.n
     columns += [log_f0, voiced, score, log_median, log_f0 - log_median, *resonator.T, *prominence]
     frame_part = np.stack(columns, axis=1)
     fine_part = [values.reshape(n_rows, 2) for values in (energy_db, count == 0, crossings)]
-    short_part = _short_power(signal, rate_hz, n_rows)
-    return time_s, np.concatenate([frame_part, *fine_part, short_part], axis=1).astype(np.float32)
+    parts = [frame_part, *fine_part]
+    if mode == "compat":
+        parts += [_short_power(signal, rate_hz, n_rows), _h2h1(residual, median_hz, rate_hz, n_rows)]
+    return time_s, np.concatenate(parts, axis=1).astype(np.float32)
 
 
 def network_inputs(features: np.ndarray, duration_s: float, mode: str) -> np.ndarray:
@@ -246,16 +289,21 @@ def network_inputs(features: np.ndarray, duration_s: float, mode: str) -> np.nda
     return np.concatenate(parts, axis=1, dtype=np.float32)
 
 
-def after_silence_inputs(features: np.ndarray, duration_s: float) -> np.ndarray:
-    """What other networks see of a whole file's features after digital silence in ``compat``: (M, 22) float32.
+def compat_inputs(features: np.ndarray, duration_s: float) -> tuple[np.ndarray, np.ndarray]:
+    """What the networks of ``compat`` see of a whole file's features: before digital silence (M, 24), after it (M, 22).
 
-    Nothing of the residual, which the reference has lost there.
+    They differ in what the residual shows, which the reference has lost after silence.
     """
+    from scipy.ndimage import uniform_filter1d
+
     rows, fine = _parts(features)
     earlier = fine[2][np.maximum(2 * np.arange(1, len(rows) + 1) - EARLIER_FRAMES, 0)]
-    contours = _contours(fine, duration_s, "compat")
-    parts = [rows[:, : RESIDUAL.start], contours, earlier[:, None], features[:, -len(SHORT_FEATURES) :]]
-    return np.concatenate(parts, axis=1, dtype=np.float32)
+    short = features[:, len(FEATURES) : len(FEATURES) + len(SHORT_FEATURES)]
+    parts = [rows[:, : RESIDUAL.start], _contours(fine, duration_s, "compat"), earlier[:, None], short]
+    after = np.concatenate(parts, axis=1, dtype=np.float32)
+    h2h1, log_f0 = features[:, -2].astype(float), features[:, -1]
+    smooth = uniform_filter1d(h2h1, SMOOTH_ROWS, mode="nearest")
+    return np.concatenate([after, np.stack([smooth, log_f0], axis=1)], axis=1, dtype=np.float32), after
 
 
 def spoilt_rows(features: np.ndarray) -> np.ndarray:
@@ -265,8 +313,8 @@ def spoilt_rows(features: np.ndarray) -> np.ndarray:
 
 def _parts(features: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
     """Features by their step: per row (M, 25), every 5 ms (3 times 2 M)."""
-    first, last = len(FRAME_FEATURES), len(FEATURES) - len(SHORT_FEATURES)
-    fine = np.split(features[:, first:last], len(FINE_FEATURES), axis=1)
+    first = len(FRAME_FEATURES)
+    fine = np.split(features[:, first : len(FEATURES)], len(FINE_FEATURES), axis=1)
     return features[:, :first], [part.reshape(-1) for part in fine]
 
 
@@ -338,15 +386,17 @@ def run_network(rows: np.ndarray, network: dict[str, np.ndarray]) -> np.ndarray:
     return 1 / (1 + np.exp(-(hidden @ network["exit.weight"].T + network["exit.bias"])[:, 0]))
 
 
-def run_networks(rows: np.ndarray, weights: dict[str, np.ndarray]) -> np.ndarray:
+def run_networks(rows: np.ndarray, weights: dict[str, np.ndarray], kind: str = "") -> np.ndarray:
     """Mean posterior of networks that differ in their seed, at the rows' times, (M,).
 
-    ``weights`` are named ``seed.layer.weight``. Long files go in chunks, with the same result.
+    ``weights`` are named ``seed.layer.weight``, those of a ``kind`` ``kind.seed.layer.weight``. Long files go in chunks, with
+    the same result.
     """
-    seeds = sorted({name.partition(".")[0] for name in weights})
+    start = f"{kind}." if kind else ""
+    mine = {name.removeprefix(start): value for name, value in weights.items() if name.startswith(start)}
+    seeds = sorted({name.partition(".")[0] for name in mine})
     networks = [
-        {name.partition(".")[2]: value for name, value in weights.items() if name.startswith(f"{seed}.")}
-        for seed in seeds
+        {name.partition(".")[2]: value for name, value in mine.items() if name.startswith(f"{seed}.")} for seed in seeds
     ]
     posterior = np.empty(len(rows))
     for begin in range(0, len(rows), CHUNK_ROWS):
@@ -354,6 +404,18 @@ def run_networks(rows: np.ndarray, weights: dict[str, np.ndarray]) -> np.ndarray
         part = np.mean([run_network(rows[first:last], network) for network in networks], axis=0)
         posterior[begin : begin + CHUNK_ROWS] = part[begin - first : begin - first + CHUNK_ROWS]
     return posterior
+
+
+def compat_posterior(
+    rows: np.ndarray, spoilt: np.ndarray, before: np.ndarray, after: np.ndarray, weights: Networks
+) -> np.ndarray:
+    """What the networks that speak everywhere say, and those of ``compat`` by their shares, at the rows' times, (M,)."""
+    others = np.empty(len(rows))
+    for kind, inputs, there in (("before_silence", before, ~spoilt), ("after_silence", after, spoilt)):
+        if there.any():
+            others[there] = run_networks(inputs, weights.compat, kind)[there]
+    share = np.where(spoilt, AFTER_SILENCE_SHARE, BEFORE_SILENCE_SHARE)
+    return (1 - share) * run_networks(rows, weights.always) + share * others
 
 
 def half_a_hop_before(posterior: np.ndarray) -> np.ndarray:
@@ -371,19 +433,17 @@ def _weights(path: Path, key: str) -> dict[str, np.ndarray]:
 
 
 def creak_posterior(features: np.ndarray, duration_s: float, mode: str = "fixed") -> np.ndarray:
-    """Posterior 0..1 of a whole file's features (M, len(FEATURES)), each 5 ms before its row's time, (M,).
+    """Posterior 0..1 of a whole file's features, each 5 ms before its row's time, (M,).
 
-    ``compat`` has NaN where the reference does. After digital silence it is the mean of two kinds of networks.
+    ``features`` are those of :func:`creak_features` in the same mode. ``compat`` has NaN where the reference does.
     """
     if not len(features):
         return np.zeros(0)
-    posterior = run_networks(network_inputs(features, duration_s, mode), _weights(WEIGHTS, "sha256"))
-    spoilt = spoilt_rows(features)
-    if mode == "compat" and spoilt.any():
-        rows = after_silence_inputs(features, duration_s)
-        others = run_networks(rows, _weights(AFTER_SILENCE_WEIGHTS, "after_silence_sha256"))
-        posterior = np.where(spoilt, (posterior + others) / 2, posterior)
+    always, rows = _weights(WEIGHTS, "sha256"), network_inputs(features, duration_s, mode)
+    if mode != "compat":
+        return half_a_hop_before(run_networks(rows, always))
+    networks = Networks(always, _weights(COMPAT_WEIGHTS, "compat_sha256"))
+    posterior = compat_posterior(rows, spoilt_rows(features), *compat_inputs(features, duration_s), networks)
     posterior = half_a_hop_before(posterior)
-    if mode == "compat":
-        posterior[missing_rows(features, duration_s)] = np.nan
+    posterior[missing_rows(features, duration_s)] = np.nan
     return posterior

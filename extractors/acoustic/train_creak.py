@@ -2,8 +2,8 @@
 
 In: ``DATA/covarep/ravdess_creak.npz`` (74 reference columns per clip) and ``DATA/ravdess/<clip>.flac``; the recordings
 ``DATA/covarep/<name>/`` are only tested on.
-Out: ``creak.safetensors`` (a network of two hidden layers per seed), ``creak_after_silence.safetensors`` (others for the
-rows of ``compat`` after digital silence) and ``creak.json`` (origin, scores).
+Out: ``creak.safetensors`` (a network of two hidden layers per seed), ``creak_compat.safetensors`` (others of ``compat`` alone,
+for rows before and after digital silence) and ``creak.json`` (origin, scores).
 
     python -m extractors.acoustic.train_creak --data ../shared/data --output extractors/acoustic
 """
@@ -23,19 +23,23 @@ from torch.nn import functional
 
 from extractors.acoustic.creak import (
     AFTER_SILENCE,
-    AFTER_SILENCE_WEIGHTS,
+    AFTER_SILENCE_SHARE,
+    BEFORE_SILENCE,
+    BEFORE_SILENCE_SHARE,
     CARD,
+    COMPAT_FEATURES,
+    COMPAT_WEIGHTS,
     CONTOURS,
-    FEATURES,
     FRAME_FEATURES,
     RESIDUAL,
     WEIGHTS,
-    after_silence_inputs,
+    Networks,
+    compat_inputs,
+    compat_posterior,
     creak_features,
     half_a_hop_before,
     missing_rows,
     network_inputs,
-    run_networks,
     scaled,
     spoilt_rows,
     windows,
@@ -69,15 +73,16 @@ class Recipe:
 
 
 RECIPE = Recipe(hidden=96, dropout=0.1, batch=2048, rate=4e-3, epochs=20)
-AFTER_SILENCE_RECIPE = Recipe(hidden=128, dropout=0.2, batch=1024, rate=6e-3, epochs=40)
+COMPAT_RECIPE = Recipe(hidden=128, dropout=0.2, batch=1024, rate=6e-3, epochs=40)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One clip: inputs of the networks (M, d) and of those after digital silence (M, e), rows in or after it and rows
-    without value (M,); the reference's column (T,) at instants (s)."""
+    """One clip: inputs of the networks (M, d), of those of ``compat`` before and after digital silence (M, e), (M, f), rows
+    in or after it and rows without value (M,); the reference's column (T,) at instants (s)."""
 
     rows: np.ndarray
+    before_silence: np.ndarray
     after_silence: np.ndarray
     spoilt: np.ndarray
     missing: np.ndarray
@@ -94,14 +99,14 @@ def clip_pair(path: Path, column: np.ndarray) -> Pair:
     signal = np.ascontiguousarray(samples[:, 0])
     signal *= speech_polarity(signal, rate_hz)
     pitch = srh_pitch(signal, rate_hz, "compat")
-    time_s, features = creak_features(signal, rate_hz, pitch)
+    time_s, features = creak_features(signal, rate_hz, pitch, "compat")
     instants_s = output_instants(len(signal), rate_hz, "compat")[: len(column)] / rate_hz
     duration_s = len(signal) / rate_hz
     missing = missing_rows(features, duration_s)
     rows = network_inputs(features, duration_s, "compat")
-    after_silence = after_silence_inputs(features, duration_s)
+    before, after = compat_inputs(features, duration_s)
     posterior = column.astype(np.float64)
-    return Pair(rows, after_silence, spoilt_rows(features), missing, posterior, time_s, instants_s)
+    return Pair(rows, before, after, spoilt_rows(features), missing, posterior, time_s, instants_s)
 
 
 def clip_pairs(data: Path) -> tuple[dict[str, Pair], dict[str, Pair]]:
@@ -117,14 +122,6 @@ def clip_pairs(data: Path) -> tuple[dict[str, Pair], dict[str, Pair]]:
         for folder in folders
     }
     return clips, recordings
-
-
-@dataclass(frozen=True)
-class Networks:
-    """Weights of the networks for all rows, and of those for rows after digital silence; ``seed.layer.weight``."""
-
-    always: dict[str, np.ndarray]
-    after_silence: dict[str, np.ndarray]
 
 
 class Network(nn.Module):
@@ -152,17 +149,22 @@ def _loss(estimate: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return functional.binary_cross_entropy(estimate, wanted) + 0.1 * (ratio**2).mean()
 
 
-def fit(pairs: dict[str, Pair], names: list[str], seed: int, *, after_silence: bool = False) -> dict[str, np.ndarray]:
+def _speaks(pair: Pair, kind: str) -> np.ndarray:
+    """Rows that a kind of network (``rows``: that of both modes) is used in, (M,) bool."""
+    return {"rows": np.ones(len(pair.spoilt), bool), "before_silence": ~pair.spoilt, "after_silence": pair.spoilt}[kind]
+
+
+def fit(pairs: dict[str, Pair], names: list[str], seed: int, kind: str = "rows") -> dict[str, np.ndarray]:
     """Network and input scale from the training clips: AdamW on rows drawn from all of them.
 
-    Row r of the reference is the mean of the posteriors at feature times r − 1 and r; 0 there stands for NaN.
+    Row r of the reference is the mean of the posteriors at feature times r − 1 and r; 0 there stands for NaN. ``kind`` names
+    the inputs in :class:`Pair`; those of ``compat`` learn from clips that end with rows they speak in.
     """
-    recipe = AFTER_SILENCE_RECIPE if after_silence else RECIPE
-    if after_silence:
-        names = [name for name in names if pairs[name].spoilt.any()]
+    recipe = RECIPE if kind == "rows" else COMPAT_RECIPE
+    names = [name for name in names if _speaks(pairs[name], kind)[-1]]
     torch.manual_seed(seed)
     generator = np.random.default_rng(seed)
-    rows = {name: pairs[name].after_silence if after_silence else pairs[name].rows for name in names}
+    rows = {name: getattr(pairs[name], kind) for name in names}
     stacked = np.concatenate(list(rows.values()))
     scale = {"mean": stacked.mean(axis=0), "scale": stacked.std(axis=0) + 1e-3}
     wanted, known = [], []
@@ -172,8 +174,8 @@ def fit(pairs: dict[str, Pair], names: list[str], seed: int, *, after_silence: b
         n = min(len(column), len(pair.posterior))
         column[:n] = pair.posterior[:n]
         wanted.append(column)
-        usable = (column > 0) & ~pair.missing & (np.arange(len(column)) > 0)
-        known.append(usable & pair.spoilt & np.append(False, pair.spoilt[:-1]) if after_silence else usable)
+        speaks = _speaks(pair, kind)
+        known.append((column > 0) & ~pair.missing & speaks & np.append(False, speaks[:-1]))
     inputs = torch.tensor(np.concatenate([windows(scaled(rows[name], scale)) for name in names]))
     column = torch.tensor(np.concatenate(wanted), dtype=torch.float32)
     chosen_from = np.flatnonzero(np.concatenate(known))
@@ -196,9 +198,8 @@ def fit(pairs: dict[str, Pair], names: list[str], seed: int, *, after_silence: b
 
 def estimate(pair: Pair, networks: Networks) -> np.ndarray:
     """Our column at the reference's instants, (T,)."""
-    posterior = run_networks(pair.rows, networks.always)
-    others = run_networks(pair.after_silence, networks.after_silence)
-    posterior = half_a_hop_before(np.where(pair.spoilt, (posterior + others) / 2, posterior))
+    posterior = compat_posterior(pair.rows, pair.spoilt, pair.before_silence, pair.after_silence, networks)
+    posterior = half_a_hop_before(posterior)
     posterior[pair.missing] = np.nan
     return to_instants(np.round(pair.time_s - HOP_S / 2, 9), posterior, np.round(pair.instants_s, 9))
 
@@ -236,13 +237,14 @@ def _of(names: Iterable[str], actors: tuple[str, ...]) -> list[str]:
 
 
 def train_networks(pairs: dict[str, Pair], names: list[str]) -> Networks:
-    """One network of either kind per seed."""
+    """One network of each kind per seed."""
 
-    def per_seed(after_silence: bool) -> dict[str, np.ndarray]:
-        fitted = {seed: fit(pairs, names, seed, after_silence=after_silence) for seed in SEEDS}
-        return {f"{seed}.{name}": value for seed, weights in fitted.items() for name, value in weights.items()}
+    def per_seed(kind: str, start: str = "") -> dict[str, np.ndarray]:
+        fitted = {seed: fit(pairs, names, seed, kind) for seed in SEEDS}
+        return {f"{start}{seed}.{name}": value for seed, weights in fitted.items() for name, value in weights.items()}
 
-    return Networks(per_seed(after_silence=False), per_seed(after_silence=True))
+    compat = per_seed("before_silence", "before_silence.") | per_seed("after_silence", "after_silence.")
+    return Networks(per_seed("rows"), compat)
 
 
 def main() -> None:
@@ -263,8 +265,8 @@ def main() -> None:
         left_out[f"{actors[0]}-{actors[-1]}"] = _summary(one)
         found |= one
         print(f"Left out {actors[0]}-{actors[-1]}: {left_out[f'{actors[0]}-{actors[-1]}']}", flush=True)
-    paths = [arguments.output / name for name in (WEIGHTS.name, AFTER_SILENCE_WEIGHTS.name)]
-    for path, weights in zip(paths, (networks.always, networks.after_silence), strict=True):
+    paths = [arguments.output / name for name in (WEIGHTS.name, COMPAT_WEIGHTS.name)]
+    for path, weights in zip(paths, (networks.always, networks.compat), strict=True):
         save_file(weights, path)
         path.chmod(0o644)
     held_out = _of(clips, HELD_OUT_ACTORS)
@@ -274,12 +276,13 @@ def main() -> None:
     card = {
         "what": "creaky-voice posterior from measurements every 10 ms",
         "architecture": f"mean of {len(SEEDS)} networks of 6 rows: 2 hidden layers of {RECIPE.hidden}, tanh, logistic; in "
-        f"compat, after digital silence, the mean of it and of {len(SEEDS)} others (hidden layers of "
-        f"{AFTER_SILENCE_RECIPE.hidden})",
-        "parameters": sum(value.size for value in (*networks.always.values(), *networks.after_silence.values())),
+        f"compat with {len(SEEDS)} others (hidden layers of {COMPAT_RECIPE.hidden}) by their share: before digital silence "
+        f"{BEFORE_SILENCE_SHARE}, after it {AFTER_SILENCE_SHARE}",
+        "parameters": sum(value.size for value in (*networks.always.values(), *networks.compat.values())),
         "inputs": {
-            "measurements": FEATURES,
+            "measurements": COMPAT_FEATURES,
             "rows": [*FRAME_FEATURES, "spoilt", *CONTOURS, *(f"{name}_smooth" for name in FRAME_FEATURES[RESIDUAL])],
+            "rows_before_silence": BEFORE_SILENCE,
             "rows_after_silence": AFTER_SILENCE,
         },
         "trained_on": "recorded reference posteriors of RAVDESS speech clips (the audio is CC BY-NC-SA 4.0)",
@@ -287,15 +290,15 @@ def main() -> None:
         "command": "python -m extractors.acoustic.train_creak --data ../shared/data --output extractors/acoustic",
         "seeds": SEEDS,
         "sha256": sha256_file(paths[0]),
-        "after_silence_sha256": sha256_file(paths[1]),
+        "compat_sha256": sha256_file(paths[1]),
         "training": scores(clips, training, networks),
         "held_out": scores(clips, held_out, networks),
         "held_out_with_digital_silence": scores(clips, spoilt, networks),
         "held_out_without": scores(clips, whole, networks),
         "left_out_in_turn": left_out,
         "every_clip_without_its_actor": _summary(found),
-        "chosen": "the recipe of the first networks, with an eye on the held-out actors and the recordings; that of the ones "
-        "after silence, by the clips without their actors",
+        "chosen": "the recipe of the first networks, with an eye on the held-out actors and the recordings; that of compat's "
+        "own, by the clips without their actors, and their share before silence by all three",
         "recordings": {**_summary(each), "r": {name: round(r, 4) for name, r in each.items()}},
     }
     (arguments.output / CARD.name).write_text(json.dumps(card, indent=1) + "\n")
