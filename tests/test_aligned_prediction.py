@@ -151,8 +151,8 @@ def _dim300(spec: FeatureSpec) -> FeatureSpec:
     return replace(spec, columns=tuple(f"glove_{i:03d}" for i in range(300)), weights="12" * 32)
 
 
-def _compat(spec: FeatureSpec) -> FeatureSpec:
-    return replace(spec, version=spec.version.replace("fixed", "compat"))
+def _compat(_: FeatureSpec) -> FeatureSpec:
+    return acoustic_spec("compat")
 
 
 def _facet(spec: FeatureSpec) -> FeatureSpec:
