@@ -136,7 +136,7 @@ def test_agreement_sees_what_a_correlation_would_not() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_f0_and_voicing_are_equal(name: str) -> None:
     samples, rate_hz, reference = recordings(SHARED / name)
-    values = matrix(samples, rate_hz, "compat")[1]  # a track would mask digital silence, where the reference says 1 Hz
+    values = matrix(samples, rate_hz, "compat")[1]  # in float64; a track of a silent file is masked
     assert len(values) == len(reference)
     for column in ("F0", "VUV"):
         i = COLUMNS.index(column)

@@ -11,6 +11,7 @@ import pytest
 from data import InputError
 from extractors.acoustic import COLUMNS, Mode, acoustic_spec, covarep_features
 from extractors.acoustic.blocks import Sound
+from extractors.acoustic.covarep import matrix
 from tests.acoustic_signals import RATE_HZ, voice
 
 _TIME = np.arange(RATE_HZ) / RATE_HZ
@@ -278,3 +279,16 @@ def test_louder_moves_only_the_level(vowel) -> None:
     np.testing.assert_allclose(shift, np.log(1.9), atol=1e-4)
     same = [i for i, name in enumerate(COLUMNS) if name not in ("MCEP_0", "creak")]
     np.testing.assert_allclose(louder.values[inner][:, same], vowel.values[inner][:, same], atol=3e-2)
+
+
+def test_compat_keeps_what_the_reference_says_of_silence() -> None:
+    samples = voice(120.0, 2.0)
+    samples[RATE_HZ // 2 : RATE_HZ] = 0.0
+    fixed, compat = covarep_features(samples, RATE_HZ), covarep_features(samples, RATE_HZ, "compat")
+    assert not fixed.valid[55:95].any()
+    assert compat.valid.all()
+    wanted = matrix(samples, RATE_HZ, "compat")[1][60:90, COLUMNS.index("creak")]
+    np.testing.assert_allclose(column(compat, "creak")[60:90], wanted, atol=1e-6)
+    assert (column(compat, "creak")[60:90] > 0.05).all()
+    silent = covarep_features(0 * samples, RATE_HZ, "compat")
+    assert (silent.valid.any(), silent.reason) == (False, "silence")

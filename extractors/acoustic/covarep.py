@@ -400,7 +400,8 @@ def extract(
     mode : "fixed" mends the reference's quirks; "compat" reproduces them (rows then follow its own sample grid).
     on_progress : called with the share of the work that is done, 0..1.
 
-    Returns a FeatureTrack whose rows cover the file; rows of digital silence are not valid. In `fixed`, ``defined`` tells
+    Returns a FeatureTrack whose rows cover the file. Rows of digital silence are not valid; in `compat` they are, with what
+    the reference says of them, unless there is nothing else. In `fixed`, ``defined`` tells
     where a column exists: pitch and glottal columns only in voiced speech, and nothing within half a window of the file's
     ends. A file without a row (empty, or in `compat` shorter than 5 ms) gives an empty track with reason ``no_audio``; a
     wholly silent one has reason ``silence``. In `fixed` samples that do not change for 10 ms are silence, whatever their
@@ -419,7 +420,8 @@ def extract(
         return FeatureTrack.empty(spec, "no_audio")
     row_s = 1 / RATE_HZ if fixed else round_half_up(HOP_S * sound.rate_hz) / sound.rate_hz
     edges_s = np.arange(len(found.instants) + 1) * row_s
-    valid = ~sound.silent(edges_s)
+    silent = sound.silent(edges_s)
+    valid = ~silent if fixed or silent.all() else np.ones(len(silent), dtype=bool)
     found.values[~np.isfinite(found.values)] = 0.0  # −inf of peakSlope at the edges of digital silence
     reason = None if valid.any() else "silence"
     return FeatureTrack(found.values, edges_s[:-1], edges_s[1:], valid, spec, reason, found.defined if fixed else None)
