@@ -401,11 +401,11 @@ def extract(
     on_progress : called with the share of the work that is done, 0..1.
 
     Returns a FeatureTrack whose rows cover the file. Rows of digital silence are not valid; in `compat` they are, with what
-    the reference says of them, unless there is nothing else. In `fixed`, ``defined`` tells
-    where a column exists: pitch and glottal columns only in voiced speech, and nothing within half a window of the file's
-    ends. A file without a row (empty, or in `compat` shorter than 5 ms) gives an empty track with reason ``no_audio``; a
-    wholly silent one has reason ``silence``. In `fixed` samples that do not change for 10 ms are silence, whatever their
-    value, and the offset of all others is taken off them: that of a recorder is no sound.
+    the reference says of them, unless there is nothing else. In `fixed`, ``defined`` tells where a column exists: pitch and
+    glottal columns only in voiced speech, and nothing within half a window of the file's ends. A file without a row (empty,
+    or in `compat` shorter than 5 ms) gives an empty track with reason ``no_audio``; a wholly silent one has reason
+    ``silence``. In `fixed` samples that do not change for 10 ms are silence, whatever their value, and the offset of all
+    others is taken off them: that of a recorder is no sound.
 
     Raises
     ------

@@ -204,21 +204,23 @@ def estimate(pair: Pair, networks: Networks) -> np.ndarray:
     return to_instants(np.round(pair.time_s - HOP_S / 2, 9), posterior, np.round(pair.instants_s, 9))
 
 
+def _r(mine: np.ndarray, theirs: np.ndarray) -> float:
+    return float(np.corrcoef(mine, theirs)[0, 1])
+
+
 def correlations(pairs: dict[str, Pair], names: list[str], networks: Networks) -> dict[str, float]:
     """Correlation with the reference per clip."""
-    return {n: float(np.corrcoef(estimate(pairs[n], networks), pairs[n].posterior)[0, 1]) for n in names}
+    return {name: _r(estimate(pairs[name], networks), pairs[name].posterior) for name in names}
 
 
 def scores(pairs: dict[str, Pair], names: list[str], networks: Networks) -> dict:
     """Correlation with the reference per clip (median, quartile) and over all rows, and the mean absolute error."""
-    mine, theirs = (
-        np.concatenate(values)
-        for values in ([estimate(pairs[name], networks) for name in names], [pairs[name].posterior for name in names])
-    )
+    mine = {name: estimate(pairs[name], networks) for name in names}
+    ours, theirs = np.concatenate(list(mine.values())), np.concatenate([pairs[name].posterior for name in names])
     return {
-        **_summary(correlations(pairs, names, networks)),
-        "r_all_rows": round(float(np.corrcoef(mine, theirs)[0, 1]), 4),
-        "mean_absolute_error": round(float(np.mean(np.abs(mine - theirs))), 5),
+        **_summary({name: _r(mine[name], pairs[name].posterior) for name in names}),
+        "r_all_rows": round(_r(ours, theirs), 4),
+        "mean_absolute_error": round(float(np.mean(np.abs(ours - theirs))), 5),
     }
 
 
@@ -258,13 +260,13 @@ def main() -> None:
     clips, recordings = clip_pairs(arguments.data)
     left_out, found = {}, {}
     for actors in FOLDS:
-        names = _of(clips, actors)
+        names, group = _of(clips, actors), f"{actors[0]}-{actors[-1]}"
         training = [name for name in clips if name not in names]
         networks = train_networks(clips, training)  # the last ones, without the held-out actors, are shipped
         one = correlations(clips, names, networks)
-        left_out[f"{actors[0]}-{actors[-1]}"] = _summary(one)
+        left_out[group] = _summary(one)
         found |= one
-        print(f"Left out {actors[0]}-{actors[-1]}: {left_out[f'{actors[0]}-{actors[-1]}']}", flush=True)
+        print(f"Left out {group}: {left_out[group]}", flush=True)
     paths = [arguments.output / name for name in (WEIGHTS.name, COMPAT_WEIGHTS.name)]
     for path, weights in zip(paths, (networks.always, networks.compat), strict=True):
         save_file(weights, path)
